@@ -1,0 +1,137 @@
+"""What a quantized product is, what a kernel for it looks like, and how one is chosen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+CODES = ("int8", "int4", "float8_e4m3fn", "float8_e5m2")
+FLOATS = ("float32", "bfloat16", "float16")
+ALIASES = {"gpu": "cuda"}  # jax.default_backend() says "gpu" where lowering says "cuda"
+
+
+@dataclass(frozen=True)
+class Product:
+    """`out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, n, k]`, each operand times its scales.
+
+    Attributes:
+        batch, m, n, k: sizes; `batch` and `m` (in the reference every one) may be symbolic.
+        lhs: dtype name of the left operand: int8 or fp8 codes, or a float (weight-only).
+        rhs: dtype name of the right codes: int8, int4, float8_e4m3fn, float8_e5m2.
+        out: dtype name of the result.
+        group: elements of K that share a scale; `k` where no operand is grouped.
+        lhs_scale: "none" (float lhs), "row" (`[B, M, 1]`) or "group" (`[B, M, G]`).
+        rhs_scale: "row" (`[B, N, 1]`) or "group" (`[B, N, G]`), with `G = ceil(k / group)`.
+
+    Raises:
+        ValueError: a dtype or a scale layout that no kernel can be asked for.
+    """
+
+    batch: Any
+    m: Any
+    n: Any
+    k: Any
+    lhs: str
+    rhs: str
+    out: str
+    group: Any
+    lhs_scale: Literal["none", "row", "group"]
+    rhs_scale: Literal["row", "group"]
+
+    def __post_init__(self):
+        _one_of("lhs", self.lhs, CODES + FLOATS)
+        _one_of("rhs", self.rhs, CODES)
+        _one_of("out", self.out, FLOATS)
+        _one_of("lhs_scale", self.lhs_scale, ("row", "group") if self.lhs in CODES else ("none",))
+        _one_of("rhs_scale", self.rhs_scale, ("row", "group"))
+
+    @property
+    def grouped(self) -> bool:
+        """Whether an operand has more than one scale along K."""
+        return "group" in (self.lhs_scale, self.rhs_scale)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups along K (1 where nothing is grouped)."""
+        return -(-self.k // self.group) if self.grouped else 1
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether the left operand is float."""
+        return self.lhs in FLOATS
+
+    @property
+    def integer(self) -> bool:
+        """Whether both operands are integer codes, so that products add up exactly in int32."""
+        return "int" in self.lhs and "int" in self.rhs
+
+    @property
+    def symbolic(self) -> tuple[str, ...]:
+        """Names of the sizes that are not plain numbers."""
+        return tuple(d for d in ("batch", "m", "n", "k") if not isinstance(getattr(self, d), int))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute products.
+
+    Attributes:
+        name: shown in plans.
+        platforms: lowering platforms ("cpu", "cuda", "tpu"); empty means every platform.
+        supports: Product -> None, or the reason for refusing it.
+        run: (product, lhs `[B, M, K]`, lhs_scale f32 or None, rhs `[B, N, K]`, rhs_scale f32)
+            -> `[B, M, N]` in `product.out`. Traceable; asked only for supported products.
+    """
+
+    name: str
+    platforms: tuple[str, ...]
+    supports: Callable[[Product], str | None]
+    run: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The kernel chosen for a product, and those before it that refused, with their reasons."""
+
+    kernel: Kernel
+    refused: tuple[tuple[str, str], ...]
+
+
+def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Selection:
+    """Take the first kernel of the platform that supports the product.
+
+    Kernels of other platforms are passed over without being listed as refusals.
+
+    Raises:
+        ValueError: no kernel in the table takes the product.
+    """
+    platform = ALIASES.get(platform, platform)
+    refused = []
+    for kernel in kernels:
+        if kernel.platforms and platform not in kernel.platforms:
+            continue
+        reason = kernel.supports(product)
+        if reason is None:
+            return Selection(kernel, tuple(refused))
+        refused.append((kernel.name, reason))
+    raise ValueError(
+        f"no kernel for {product} on {platform!r}: "
+        + ("; ".join(f"{name}: {reason}" for name, reason in refused) or "none for this platform")
+        + ". End the table with qpass_kernels.REFERENCE, which takes every product."
+    )
+
+
+def first_reason(*checks: tuple[Any, str]) -> str | None:
+    """Return the text of the first check whose condition holds, or None."""
+    return next((reason for failed, reason in checks if failed), None)
+
+
+def dtype(name: str) -> Any:
+    """Turn a dtype's name into the dtype (jax.numpy knows int4 and fp8, numpy may not)."""
+    return jnp.dtype(getattr(jnp, name))
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"Product.{field} is {value!r}; allowed here: {', '.join(allowed)}")
