@@ -1,0 +1,102 @@
+# Needs nothing but make and a Python >= 3.12; everything else goes into virtual environments beside this file.
+# Extra arguments: make test ARGS="-k layers", make demo ARGS="--quick".
+
+VENV := .venv
+OLDEST := .venv-oldest
+WORKERS ?= 2
+ARGS ?=
+
+OLDEST_JAX := jax==0.11.2 jaxlib==0.11.2
+OLDEST_TESTS = $(wildcard tests/graph tests/ops tests/kernels tests/numerics tests/test_*.py)
+
+# An interpreter counts only if it starts: pyenv's shims exist for versions that are switched off,
+# and Debian's python3 comes without ensurepip, so without venv.
+STARTS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))
+NEWEST_FIRST = python3.13 python3.12 python3 $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python))
+OLDEST_FIRST = python3.12 $(sort $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)) $(NEWEST_FIRST)
+PIP := -m pip --quiet --disable-pip-version-check
+
+# $(call new_venv,FOLDER,CANDIDATES)
+define new_venv
+@for python in $(2); do \
+	if "$$python" -c "$(STARTS)" >/dev/null 2>&1; then found=$$python; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+	echo "qpass needs Python 3.12 or newer with venv: apt-get install python3.12-venv, brew install python@3.13, or pyenv install 3.13" >&2; \
+	exit 1; \
+fi; \
+echo "$(1): a new environment with $$("$$found" -V)"; \
+"$$found" -m venv --clear $(1)
+@touch $@
+endef
+
+# $(call install,FOLDER,REQUIREMENTS)
+define install
+@echo "$(1): installing $(2)"
+@$(1)/bin/python $(PIP) install $(2)
+@touch $@
+endef
+
+.NOTPARALLEL:
+.PHONY: help demo test test-oldest test-slow test-model test-browser chromium lint format clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/demo.stamp ## Quantize a real language model and show what happened (minutes; report in reports/)
+	$(VENV)/bin/qpass demo $(ARGS)
+
+test: $(VENV)/test.stamp ## Run the test suite on the newest jax
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-oldest: $(OLDEST)/test.stamp ## Run the rewriting and kernel tests on jax 0.11.2
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(OLDEST_TESTS) $(ARGS)
+
+test-slow: $(VENV)/test.stamp ## Run the slow tests
+	$(VENV)/bin/python -m pytest -m "slow and not (model or browser or aot or gpu or tpu)" $(ARGS)
+
+test-model: $(VENV)/test.stamp ## Run the tests that download real models (100 MB each, kept in .cache/)
+	$(VENV)/bin/python -m pytest -m "model and not (browser or aot or gpu or tpu)" $(ARGS)
+
+test-browser: $(VENV)/test.stamp chromium ## Open the HTML pages in headless Chromium
+	$(VENV)/bin/python -m pytest -m browser $(ARGS)
+
+chromium:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; \
+	else echo "The browser tests need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
+
+lint: $(VENV)/lint.stamp ## Check style, types and the direction of imports
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/lint.stamp ## Format the code and repair what ruff can
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean: ## Remove environments, caches and build outputs
+	rm -rf $(VENV) $(OLDEST) .cache .hypothesis .pytest_cache .ruff_cache .import_linter_cache build dist
+
+# A changed pyproject.toml means a new environment: what it no longer asks for must not linger.
+$(VENV)/venv.stamp: pyproject.toml
+	$(call new_venv,$(VENV),$(NEWEST_FIRST))
+
+$(OLDEST)/venv.stamp: pyproject.toml
+	$(call new_venv,$(OLDEST),$(OLDEST_FIRST))
+
+$(VENV)/demo.stamp: $(VENV)/venv.stamp
+	$(call install,$(VENV),-e ".[demo]")
+
+$(VENV)/test.stamp: $(VENV)/venv.stamp
+	$(call install,$(VENV),-e ".[test]")
+
+$(VENV)/lint.stamp: $(VENV)/venv.stamp
+	$(call install,$(VENV),-e ".[test$(comma)lint]")
+
+$(OLDEST)/test.stamp: $(OLDEST)/venv.stamp
+	$(call install,$(OLDEST),-e ".[test]" $(OLDEST_JAX))
+
+comma := ,
