@@ -1,10 +1,10 @@
 """Kernels for products of quantized operands: an explicit table, fastest first, reference last."""
 
-from .cpu import CPU as CPU
-from .kernel import Kernel as Kernel
-from .kernel import Product as Product
-from .kernel import Selection as Selection
-from .kernel import select as select
-from .reference import REFERENCE as REFERENCE
+from qpass_kernels.cpu import CPU as CPU
+from qpass_kernels.kernel import Kernel as Kernel
+from qpass_kernels.kernel import Product as Product
+from qpass_kernels.kernel import Selection as Selection
+from qpass_kernels.kernel import select as select
+from qpass_kernels.reference import REFERENCE as REFERENCE
 
 KERNELS: tuple[Kernel, ...] = (CPU, REFERENCE)

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from . import reference
-from .kernel import Kernel, Product
+from qpass_kernels import reference
+from qpass_kernels.kernel import Kernel, Product
 
 
 def supports(product: Product) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .kernel import Kernel, Product, dtype
+from qpass_kernels.kernel import Kernel, Product, dtype
 
 # 127 * 127 * K stays below 2**31 up to here; a longer group is added up in float32 instead.
 INT32_SAFE_K = (2**31 - 1) // (127 * 127)

@@ -2,9 +2,9 @@
 
 import pytest
 from jax import export
-from kernel_oracle import product
 
 from qpass_kernels import KERNELS, REFERENCE, Kernel, Product, select
+from tests.kernels.oracle import product
 
 P = product(4, 8, 64, "int8", "int8")
 
@@ -75,4 +75,5 @@ def test_properties():
     assert (grouped.grouped, grouped.groups, grouped.weight_only) == (True, 3, True)
     batch, _ = export.symbolic_shape("b, m")
     assert Product(batch, 1, 1, 1, "int8", "int8", "float32", 1, "row", "row").symbolic == (
-        "batch",)
+        "batch",
+    )

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
-from kernel_oracle import assert_close, operands, product
 
 from qpass_kernels import REFERENCE, Product
 from qpass_kernels.cpu import CPU
 from qpass_kernels.kernel import CODES, FLOATS
+from tests.kernels.oracle import assert_close, operands, product
 
 ACTS = ("int8", "float8_e4m3fn", "float8_e5m2")
 
