@@ -1,0 +1,1 @@
+"""Quantization by rewriting JAX programs."""

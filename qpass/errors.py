@@ -1,0 +1,34 @@
+"""Every error that qpass raises on purpose.
+
+The text of an error starts with what to do or what was asked, then says what came, where, and the
+way out. Each class also derives from the builtin that a caller would expect, so that code that
+knows nothing of qpass still catches it.
+"""
+
+
+class QPassError(Exception):
+    """Base class of all errors that qpass raises on purpose."""
+
+
+class UnknownTypeError(QPassError, ValueError):
+    """A quantized type was named that does not exist."""
+
+
+class CorruptTensorError(QPassError, ValueError):
+    """The arrays of a quantized tensor contradict its metadata."""
+
+
+class RuleError(QPassError, ValueError):
+    """A rule, or a quantizer inside a rule, is contradictory, malformed or matches nothing."""
+
+
+class PlanError(QPassError, ValueError):
+    """A plan cannot be made, or was asked for something that it does not hold."""
+
+
+class QuantizeError(QPassError, ValueError):
+    """A value cannot be quantized: wrong dtype, non-finite numbers, impossible axes."""
+
+
+class CallError(QPassError, TypeError):
+    """A transformed function was called with arguments that do not fit it."""

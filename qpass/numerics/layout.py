@@ -1,0 +1,152 @@
+"""Layout operations on a quantized tensor.
+
+Each takes logical axes. Codes and scales keep their physical order wherever that is possible; the
+latent array, which lies in logical order, gets the operation itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qpass.numerics.axes import inverse, pick, trim_order
+from qpass.numerics.formulas import expand
+
+if TYPE_CHECKING:
+    from qpass.numerics.qtensor import QTensor
+
+
+def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
+    """`lax.transpose`; no code moves."""
+    place = inverse(perm)
+    return rebuild(
+        q,
+        q.codes,
+        q.scale,
+        pick(place, q.physical_order),
+        {place[axis]: size for axis, size in groups_of(q).items()},
+        lambda x: lax.transpose(x, perm),
+    )
+
+
+def squeeze(q: QTensor, dims: tuple[int, ...]) -> QTensor:
+    """`lax.squeeze`."""
+    dims = tuple(d % q.ndim for d in dims)
+    kept = [axis for axis in range(q.ndim) if axis not in dims]
+    place = {axis: i for i, axis in enumerate(kept)}
+    gone = tuple(q.physical(d) for d in dims)
+    return rebuild(
+        q,
+        lax.squeeze(q.codes, gone),
+        lax.squeeze(q.scale, gone),
+        tuple(place[axis] for axis in q.physical_order if axis in place),
+        {place[axis]: size for axis, size in groups_of(q).items()},
+        lambda x: lax.squeeze(x, dims),
+    )
+
+
+def broadcast_in_dim(q: QTensor, shape: tuple[int, ...], dims: tuple[int, ...]) -> QTensor:
+    """`lax.broadcast_in_dim`; the new axes share their scales."""
+    moved = pick(dims, q.physical_order)
+    new = [axis for axis in range(len(shape)) if axis not in dims]
+    order = (*new, *moved) if q.order else tuple(range(len(shape)))
+    at = tuple(order.index(axis) for axis in moved)
+    scale_shape = [1] * len(shape)
+    for place, n in zip(at, q.scale.shape, strict=True):
+        scale_shape[place] = n
+    return rebuild(
+        q,
+        lax.broadcast_in_dim(q.codes, pick(shape, order), at),
+        lax.broadcast_in_dim(q.scale, scale_shape, at),
+        order,
+        {dims[axis]: size for axis, size in groups_of(q).items()},
+        lambda x: lax.broadcast_in_dim(x, shape, dims),
+    )
+
+
+def rev(q: QTensor, dims: tuple[int, ...]) -> QTensor | None:
+    """`lax.rev`."""
+    dims, groups = tuple(d % q.ndim for d in dims), groups_of(q)
+    if any(q.shape[d] % groups.get(d, 1) for d in dims):
+        return None
+    at = tuple(q.physical(d) for d in dims)
+    return rebuild(
+        q,
+        lax.rev(q.codes, at),
+        lax.rev(q.scale, at),
+        q.physical_order,
+        groups,
+        lambda x: lax.rev(x, dims),
+    )
+
+
+def astype(q: QTensor, dtype: np.dtype) -> QTensor | None:
+    """`lax.convert_element_type` to another float dtype."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return None
+    latent = None if q.latent is None else q.latent.astype(dtype)
+    return replace(q, dtype=dtype, latent=latent)
+
+
+def in_order(q: QTensor) -> QTensor:
+    """Codes in logical order."""
+    return reorder(q, tuple(range(q.ndim)))
+
+
+def reorder(q: QTensor, order: tuple[int, ...]) -> QTensor:
+    """The same tensor with codes moved into that physical order of logical axes."""
+    if order == q.physical_order:
+        return q
+    perm = tuple(q.physical(axis) for axis in order)
+    codes, scale = lax.transpose(q.codes, perm), lax.transpose(q.scale, perm)
+    return rebuild(q, codes, scale, order, groups_of(q))
+
+
+def stacked(q: QTensor, n: int) -> QTensor:
+    """The first n logical axes first in memory, with a scale for each index."""
+    rest = tuple(axis for axis in q.physical_order if axis >= n)
+    q = reorder(q, (*range(n), *rest))
+    groups = {axis: size for axis, size in groups_of(q).items() if axis >= n}
+    return rebuild(q, q.codes, per_index(q, range(n)), q.physical_order, groups)
+
+
+def per_index(q: QTensor, axes: Iterable[int]) -> jax.Array:
+    """The scale, in physical order, with one element for each index of those logical axes."""
+    at = [q.physical(axis) for axis in axes]
+    blocks = [b if i in at else 1 for i, b in enumerate(q.physical_blocks)]
+    shape = [
+        n if i in at else s
+        for i, (n, s) in enumerate(zip(q.codes.shape, q.scale.shape, strict=True))
+    ]
+    return jnp.broadcast_to(expand(q.scale, tuple(shape), tuple(blocks)), shape)
+
+
+def groups_of(q: QTensor) -> dict[int, int]:
+    """Group sizes by logical axis, counted from 0."""
+    return {axis + q.ndim: size for axis, size in q.groups}
+
+
+def rebuild(
+    q: QTensor,
+    codes: jax.Array,
+    scale: jax.Array,
+    order: Sequence[int],
+    groups: Mapping[int, int],
+    on_latent: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> QTensor:
+    """A tensor like q with other arrays; `order` and `groups` with logical axes counted from 0."""
+    ndim = len(order)
+    return replace(
+        q,
+        codes=codes,
+        scale=scale,
+        latent=None if q.latent is None else on_latent(q.latent),
+        groups=tuple(sorted((axis - ndim, size) for axis, size in groups.items())),
+        order=trim_order(order),
+    )

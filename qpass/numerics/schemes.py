@@ -1,0 +1,86 @@
+"""Schemes: which quantizer each operand of a contraction gets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qpass.errors import RuleError
+from qpass.numerics.granularity import (
+    Granularity,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    Quantizer,
+)
+from qpass.numerics.qtypes import QTYPES, QType, find_qtype
+
+__all__ = [
+    "Granularity",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "Quantizer",
+    "Scheme",
+    "as_quantizer",
+]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The quantizers of a contraction; `None` leaves that operand in float."""
+
+    weight: Quantizer | None = None
+    act: Quantizer | None = None
+    grad: Quantizer | None = None
+
+    def __str__(self) -> str:
+        return _forward(self.weight, self.act) + (f", grad {self.grad}" if self.grad else "")
+
+
+def _forward(weight: Quantizer | None, act: Quantizer | None) -> str:
+    if weight and act:
+        return f"{weight} x {act}"
+    if weight:
+        return f"{weight} weight-only"
+    return f"{act} act-only" if act else "float"
+
+
+def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:
+    """The quantizer meant by a user: `"int8"`, a type, or a quantizer, which returns as it is.
+
+    A bare name or type means per channel. The printed forms `"int4 g32"` and `"int8 tensor"` are
+    read too.
+
+    Raises:
+        UnknownTypeError: a name that no type has.
+        RuleError: a text after the name that means no granularity, or a value of another kind.
+    """
+    if isinstance(what, Quantizer):
+        return what
+    if isinstance(what, QType):
+        return what.per_channel()
+    if not isinstance(what, str):
+        raise RuleError(
+            f"Give a quantizer as a name such as 'int8', a type such as qpass.int8, or "
+            f"qpass.int4.grouped(128); got {what!r}."
+        )
+    return _parse(what, qtypes)
+
+
+def _parse(text: str, qtypes: tuple[QType, ...]) -> Quantizer:
+    name, _, rest = text.partition(" ")
+    qtype = find_qtype(name, qtypes)
+    return Quantizer(qtype, _granularity(rest, text) if rest else PerChannel())
+
+
+def _granularity(word: str, text: str) -> Granularity:
+    if word == "tensor":
+        return PerTensor()
+    if match := re.fullmatch(r"g(\d+)", word):
+        return PerGroup(int(match[1]))
+    raise _malformed(text)
+
+
+def _malformed(text: str) -> RuleError:
+    return RuleError(f"Write a quantizer as 'int8', 'int8 tensor' or 'int4 g32'; got {text!r}.")

@@ -1,0 +1,208 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpass.numerics import count_nonfinite, decode, encode, find_qtype, scales
+from tests.numerics import oracle
+
+BLOCKS = {"tensor": (3, 10), "channel": (1, 10), "column": (3, 1), "group": (1, 4), "both": (2, 3)}
+
+
+def coded(x, blocks, name):
+    qtype = find_qtype(name)
+    scale = scales(x, blocks, qtype)
+    return encode(x, scale, blocks, qtype), scale
+
+
+@pytest.mark.parametrize("dtype", oracle.FLOATS)
+@pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("name", oracle.NAMES)
+def test_scales_and_codes_are_those_of_numpy_bit_for_bit(name, blocks, dtype):
+    x = oracle.sample((3, 10), dtype)
+    codes, scale = coded(x, blocks, name)
+    wanted = oracle.scales(oracle.widen(x), blocks, name)
+    assert codes.dtype == find_qtype(name).dtype
+    oracle.same(scale, wanted)
+    np.testing.assert_array_equal(
+        oracle.widen(codes), oracle.widen(oracle.codes(oracle.widen(x), wanted, blocks, name))
+    )
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=0, max_size=3),
+    st.sampled_from(oracle.NAMES),
+    st.sampled_from(oracle.FLOATS),
+    st.data(),
+)
+def test_any_shape_and_blocks(shape, name, dtype, data):
+    blocks = tuple(data.draw(st.sampled_from(sorted({1, 2, 3, n}))) if n > 3 else n for n in shape)
+    x = oracle.sample(tuple(shape), dtype)
+    codes, scale = coded(x, blocks, name)
+    wanted = oracle.scales(oracle.widen(x), blocks, name)
+    oracle.same(scale, wanted)
+    np.testing.assert_array_equal(
+        oracle.widen(codes), oracle.widen(oracle.codes(oracle.widen(x), wanted, blocks, name))
+    )
+
+
+@pytest.mark.parametrize("name", oracle.NAMES)
+@pytest.mark.parametrize("dtype", oracle.FLOATS)
+@pytest.mark.parametrize("blocks", [(7, 33), (1, 33), (1, 8)], ids=["tensor", "channel", "group"])
+def test_same_bits_in_every_context(name, dtype, blocks):
+    def step(row):
+        # A product that rounds, so that a value kept wider than its dtype would show.
+        codes, scale = coded(row * row, blocks, name)
+        return codes, scale, decode(codes, scale, blocks, jnp.dtype(dtype))
+
+    x = oracle.sample((5, 7, 33), dtype)
+    runs = {how: run(x) for how, run in oracle.eager_jit_vmap_scan(step).items()}
+    for how, run in runs.items():
+        for got, wanted in zip(run, runs["eager"], strict=True):
+            np.testing.assert_array_equal(oracle.widen(got), oracle.widen(wanted), err_msg=how)
+
+
+def test_same_bits_beside_other_work():
+    """Inside a program that uses the same operands otherwise, XLA may fuse and rewrite."""
+
+    def step(x, w):
+        codes, scale = coded(jnp.tanh(x @ w) * 3, (1, 64), "int8")
+        return codes, scale, jnp.sum(decode(codes, scale, (1, 64), jnp.dtype(jnp.float32)) / scale)
+
+    x, w = oracle.sample((16, 32)), oracle.sample((32, 64), seed=1)
+    inside = jax.jit(step)(x, w)
+    wide = jnp.tanh(x @ w) * 3
+    again = jax.jit(coded, static_argnums=(1, 2))(wide, (1, 64), "int8")
+    alone = coded(wide, (1, 64), "int8")
+    for got, wanted in zip(again, alone, strict=True):
+        oracle.same(got, wanted)
+    assert [leaf.shape for leaf in inside[:2]] == [leaf.shape for leaf in alone]
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_ties_go_to_even(name):
+    qmax = oracle.QMAX[name]
+    x = jnp.asarray([[qmax, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5]], jnp.float32)
+    codes, scale = coded(x, (1, 7), name)
+    # A scale of qmax * (1 / qmax) is 1 or the float beside it; one holds the codes of exact ones.
+    codes = encode(x, jnp.ones_like(scale), (1, 7), find_qtype(name))
+    assert oracle.widen(codes).tolist() == [[qmax, 0, 2, 2, 0, -2, -2]]
+
+
+@pytest.mark.parametrize("dtype", oracle.FLOATS)
+@pytest.mark.parametrize("name", oracle.NAMES)
+class TestEdges:
+    def test_zero_rows(self, name, dtype):
+        codes, scale = coded(jnp.zeros((2, 4), dtype), (1, 4), name)
+        assert scale.tolist() == [[1], [1]]
+        assert not oracle.widen(codes).any()
+
+    def test_constant_rows_come_back(self, name, dtype):
+        x = jnp.asarray([[3.0] * 4, [-0.125] * 4, [700.0] * 4], dtype)
+        codes, scale = coded(x, (1, 4), name)
+        assert (np.abs(oracle.widen(codes)) == oracle.QMAX[name]).all()
+        back = decode(codes, scale, (1, 4), jnp.dtype(dtype))
+        np.testing.assert_allclose(oracle.widen(back), oracle.widen(x), rtol=2e-7)
+
+    def test_nonfinite_values_do_not_reach_the_scale(self, name, dtype):
+        x = jnp.asarray([[jnp.nan, 1, -2, jnp.inf], [-jnp.inf, 0, 0, 0], [jnp.nan] * 4], dtype)
+        codes, scale = coded(x, (1, 4), name)
+        qmax, nan = oracle.QMAX[name], (0 if name.startswith("int") else np.nan)
+        wanted = np.float32(2) * np.float32(1 / qmax)
+        assert scale.ravel().tolist() == [wanted, 1, 1]
+        got = oracle.widen(codes)
+        np.testing.assert_array_equal(got[:, 0], [nan, -qmax, nan])
+        np.testing.assert_array_equal(got[:2, 2:], [[-qmax, qmax], [0, 0]])
+
+    def test_extremes_of_the_dtype(self, name, dtype):
+        info = jnp.finfo(dtype)
+        x = jnp.asarray([[info.max, -info.max, info.max / 2, 0], [info.tiny, -info.tiny, 0, 0]])
+        codes, scale = coded(x.astype(dtype), (1, 4), name)
+        assert np.isfinite(scale).all()
+        assert (np.asarray(scale) >= np.finfo(np.float32).tiny).all()
+        assert oracle.widen(codes)[0, :2].tolist() == [oracle.QMAX[name], -oracle.QMAX[name]]
+        back = oracle.widen(decode(codes, scale, (1, 4), jnp.dtype(jnp.float32)))
+        np.testing.assert_allclose(back[0, :2], oracle.widen(x)[0, :2], rtol=1e-6)
+        assert np.isfinite(back).all()
+
+    def test_one_element(self, name, dtype):
+        codes, scale = coded(jnp.asarray([[2.0], [0]], dtype), (1, 1), name)
+        assert oracle.widen(codes).tolist() == [[oracle.QMAX[name]], [0]]
+        assert scale.shape == (2, 1)
+
+    @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
+    @pytest.mark.parametrize("kind", ["shared", "indexed"])
+    def test_empty(self, name, dtype, shape, kind):
+        blocks = shape if kind == "shared" else (1, 1)
+        codes, scale = coded(jnp.zeros(shape, dtype), blocks, name)
+        assert codes.shape == shape
+        assert scale.shape == oracle.counts(shape, blocks)
+        assert decode(codes, scale, blocks, jnp.dtype(dtype)).shape == shape
+
+
+@pytest.mark.parametrize("name", oracle.NAMES)
+def test_f16_subnormals_are_numbers(name):
+    x = jnp.asarray([[6e-8, 3e-5, -6e-5, 0]], jnp.float16)
+    codes, scale = coded(x, (1, 4), name)
+    assert oracle.widen(codes)[0, 2] == -oracle.QMAX[name]
+    step = {"int8": 1 / 127, "int4": 1 / 7, "fp8_e4m3": 1 / 16, "fp8_e5m2": 1 / 8}[name]
+    back = oracle.widen(decode(codes, scale, (1, 4), jnp.dtype(jnp.float32)))
+    assert np.abs(back - oracle.widen(x)).max() <= step / 2 * 6.2e-5
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "fp8_e5m2"])
+def test_fp8_cast_rounds_once_to_even(name):
+    """Every code, the middle between neighbours and the floats beside that middle."""
+    every = np.arange(256, dtype=np.uint8).view(oracle.CODES[name]).astype(np.float32)
+    every = np.sort(every[np.isfinite(every)])
+    middle = (every[1:] + every[:-1]) / 2
+    near = [np.nextafter(middle, side, dtype=np.float32) for side in (-np.inf, np.inf)]
+    x = np.concatenate([every, middle, *near])
+    x = x[(x == 0) | (np.abs(x) > np.finfo(np.float32).tiny)]
+    codes = encode(jnp.asarray(x), jnp.ones(1), x.shape, find_qtype(name))
+    oracle.same(codes, x.astype(oracle.CODES[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"), [("int8", 0.009), ("int4", 0.156), ("fp8_e4m3", 0.024), ("fp8_e5m2", 0.047)]
+)
+def test_error_of_normal_numbers_per_row(name, bound):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((256, 1024)), jnp.float32)
+    codes, scale = coded(x, (1, 1024), name)
+    back = np.asarray(decode(codes, scale, (1, 1024), jnp.dtype(jnp.float32)), np.float64)
+    assert np.abs(back - np.asarray(x)).mean() / np.abs(x).mean() < bound
+
+
+def test_smaller_groups_err_less():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((256, 1024)), jnp.float32)
+
+    def error(block):
+        codes, scale = coded(x, (1, block), "int4")
+        back = np.asarray(decode(codes, scale, (1, block), jnp.dtype(jnp.float32)), np.float64)
+        return np.abs(back - np.asarray(x)).mean() / np.abs(x).mean()
+
+    assert error(32) < 0.11 < error(128) < 0.13 < error(1024)
+
+
+def test_integer_error_is_at_most_half_a_step():
+    x = oracle.sample((16, 50))
+    for name in ("int8", "int4"):
+        codes, scale = coded(x, (1, 8), name)
+        back = np.asarray(decode(codes, scale, (1, 8), jnp.dtype(jnp.float32)), np.float64)
+        step = oracle.spread(np.asarray(scale, np.float64), x.shape, (1, 8))
+        assert (np.abs(back - np.asarray(x)) <= step * 0.50001).all()
+
+
+def test_count_nonfinite():
+    x = jnp.asarray([[1, jnp.nan], [jnp.inf, -jnp.inf]])
+    assert int(count_nonfinite(x)) == 3
+    assert int(count_nonfinite(jnp.zeros((0, 3)))) == 0
+
+
+def test_no_division_by_a_broadcast_scale():
+    jaxpr = str(jax.make_jaxpr(lambda x: coded(x, (1, 10), "int8"))(jnp.ones((3, 10))))
+    divisions = [line for line in jaxpr.splitlines() if " div " in line]
+    assert len(divisions) == 1
+    assert "f32[3,1]" in divisions[0]
