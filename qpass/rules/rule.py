@@ -1,0 +1,182 @@
+"""Rule: selectors that choose contractions, and the decision for those that it gets."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qpass.errors import QPassError, RuleError
+from qpass.numerics.qtypes import QType
+from qpass.numerics.schemes import PerGroup, Quantizer, Scheme, as_quantizer
+from qpass.rules.selectors import (
+    Selector,
+    Where,
+    einsum_selector,
+    op_selector,
+    path_selector,
+    role_names,
+    role_selector,
+    scope_selector,
+    where_selector,
+)
+
+type Texts = str | Sequence[str] | None
+type QuantizerLike = str | QType | Quantizer | None
+
+_TEXT_SELECTORS: dict[str, Callable[[tuple[str, ...]], Selector]] = {
+    "path": path_selector,
+    "scope": scope_selector,
+    "einsum": einsum_selector,
+    "op": op_selector,
+    "role": role_selector,
+}
+_OPERANDS = ("weight", "act", "grad")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule: all its selectors must fit a contraction; the first rule that fits decides.
+
+    Selectors; a tuple or list of texts means any of them, one that is not given fits everything:
+        path: glob over the path of the weight, "params/layers/mlp/up/kernel"; "*" and "?" stay
+            within a name, "**" is any number of names, "re:..." a regular expression.
+        scope: the same over the scope of the modules.
+        einsum: equation of the product, up to names of letters, order of the operands and of the
+            output; "..." is any number of dimensions.
+        op: "dot_general" (also "einsum", "matmul"), "ragged_dot", "conv", "scaled_dot".
+        where: function of the site that says whether it fits.
+        role: "forward" (what a rule without `role` means), "activations" (product of two
+            activations), "dlhs", "drhs" (backward products), or "*".
+
+    Decision, either `keep` or at least one quantizer:
+        weight, act, grad: quantizer of the weight, the activation, the gradient: a name such as
+            "int8" or "int4 g32", a type such as `qpass.int8`, or `qpass.int4.grouped(128)`. They
+            are kept as `Quantizer`.
+        keep: leave these contractions in float.
+
+    name: what messages and plans call the rule.
+
+    Raises:
+        RuleError: a malformed selector, a contradiction, or no decision.
+        UnknownTypeError: a numeric type that does not exist.
+    """
+
+    path: Texts = None
+    scope: Texts = None
+    einsum: Texts = None
+    op: Texts = None
+    where: Where | None = None
+    role: Texts = None
+    weight: QuantizerLike = None
+    act: QuantizerLike = None
+    grad: QuantizerLike = None
+    keep: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            _check_kinds(self)
+            for field, value in _normal_values(self).items():
+                object.__setattr__(self, field, value)
+            self.selectors()
+            _check_decision(self)
+        except QPassError as error:
+            text = self.describe()
+            raise type(error)(f"{error} The rule: {text}" if text else str(error)) from None
+
+    def selectors(self) -> tuple[Selector, ...]:
+        """Return the questions of this rule, `role` always among them and `where` the last."""
+        asked = {field: _texts(getattr(self, field)) for field in _TEXT_SELECTORS}
+        asked["role"] = self._roles()
+        found = [build(asked[field]) for field, build in _TEXT_SELECTORS.items() if asked[field]]
+        return (*found, where_selector(self.where)) if self.where else tuple(found)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that the rule is for."""
+        return role_names(self._roles())
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """Quantizers of the operands; None for a rule that keeps."""
+        quantizers = (getattr(self, operand) for operand in _OPERANDS)
+        return None if self.keep else Scheme(*quantizers)
+
+    def describe(self) -> str:
+        """Return a short text, such as "path=**/mlp/** weight=int4 g128"."""
+        name = f"{self.name}: " if self.name else ""
+        fields = ("path", "scope", "einsum", "op", "where", "role", *_OPERANDS)
+        shown = [f"{f}={_shown(getattr(self, f))}" for f in fields if getattr(self, f) is not None]
+        return name + " ".join([*shown, *(["keep"] if self.keep else [])])
+
+    def _roles(self) -> tuple[str, ...]:
+        return _texts(self.role) or ("forward",)
+
+
+def _texts(value: Texts) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "|".join(map(str, value))
+    return getattr(value, "__qualname__", None) or str(value)
+
+
+def _check_kinds(rule: Rule) -> None:
+    for field in _TEXT_SELECTORS:
+        _check_texts(field, getattr(rule, field))
+    if rule.where is not None and not callable(rule.where):
+        raise RuleError(f"Give where= a function of a site; got {rule.where!r}.")
+    if not isinstance(rule.keep, bool):
+        raise RuleError(f"Give keep=True or leave it out; got {rule.keep!r}.")
+    if rule.name is not None and not (isinstance(rule.name, str) and rule.name.strip()):
+        raise RuleError(f"Give name= a text that is not empty; got {rule.name!r}.")
+
+
+def _check_texts(field: str, value: object) -> None:
+    if value is None:
+        return
+    texts = value if isinstance(value, tuple | list) else (value,)
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise RuleError(
+            f"Give {field}= a text that is not empty, or a tuple of such texts; got {value!r}."
+        )
+
+
+def _normal_values(rule: Rule) -> Mapping[str, object]:
+    """Return fields in the form that is kept: quantizers, and tuples for lists."""
+    lists = {f: tuple(v) for f in _TEXT_SELECTORS if isinstance(v := getattr(rule, f), list)}
+    given = {f: v for f in _OPERANDS if (v := getattr(rule, f)) is not None}
+    return lists | {field: as_quantizer(value) for field, value in given.items()}
+
+
+def _check_decision(rule: Rule) -> None:
+    decided = [operand for operand in _OPERANDS if getattr(rule, operand) is not None]
+    if rule.keep and decided:
+        raise RuleError(f"Drop keep=True or {decided[0]}=: a rule keeps float or quantizes.")
+    if not rule.keep and not decided:
+        raise RuleError("Decide something: give weight=, act=, grad= or keep=True.")
+    if rule.act and not rule.weight and "forward" in rule.roles:
+        raise RuleError(
+            "Give weight= beside act=: no product takes a quantized activation and a float weight. "
+            "For products of two activations write role='activations'."
+        )
+    if rule.weight and rule.roles == {"activations"}:
+        raise RuleError("Give act= alone: in role='activations' no operand is a weight.")
+    _check_groups(rule)
+
+
+def _check_groups(rule: Rule) -> None:
+    weight, act = _group(rule.weight), _group(rule.act)
+    if weight and act and weight != act:
+        raise RuleError(
+            f"Give weight= and act= the same group size: the sums are cut where both scales are "
+            f"constant; weight has groups of {weight}, act groups of {act}."
+        )
+
+
+def _group(quantizer: QuantizerLike) -> int | None:
+    granularity = quantizer.granularity if isinstance(quantizer, Quantizer) else None
+    return granularity.size if isinstance(granularity, PerGroup) else None
