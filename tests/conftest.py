@@ -1,7 +1,13 @@
 """What every test stands on: four CPU devices, repeatable random examples, a browser when asked."""
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Before anything imports jax: the devices of a process are fixed by its first use of a backend.
@@ -23,3 +29,59 @@ settings.register_profile(
     "explore", parent=settings.get_profile("ci"), derandomize=False, max_examples=1000
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+_CHROMIUM_FLAGS = (
+    "--headless",
+    "--no-sandbox",  # it refuses to run as root, as in a container, with it
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-component-update",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a browser made of a page: its document afterwards, and each line of its console."""
+
+    dom: str
+    console: tuple[str, ...]
+
+
+@pytest.fixture
+def open_page(tmp_path: Path) -> Callable[..., Opened]:
+    """Open HTML text in headless Chromium: `open_page(html, screenshot=path, width=, height=)`.
+
+    What the page should do by itself, as a click, can be appended to it as a script.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.fail(
+            "install Chromium, as `make test-browser` does, or leave the marker browser out"
+        )
+
+    def opened(
+        html: str, screenshot: Path | None = None, width: int = 1280, height: int = 1600
+    ) -> Opened:
+        file = tmp_path / "page.html"
+        file.write_text(html, encoding="utf-8")
+        action = f"--screenshot={screenshot}" if screenshot else "--dump-dom"
+        flags = (*_CHROMIUM_FLAGS, f"--window-size={width},{height}")
+        run = subprocess.run(
+            (browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", action, file.as_uri()),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        console = tuple(line for line in run.stderr.splitlines() if ":CONSOLE:" in line)
+        return Opened(run.stdout, console)
+
+    return opened

@@ -1,0 +1,75 @@
+"""Layers that differ in nothing but their number, told once."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from qpass.views.row import Row
+
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows that say the same; `row` speaks for them, with `{0..29}` or `*` where names differ."""
+
+    row: Row
+    members: tuple[Row, ...]
+
+
+def unfolded(rows: Iterable[Row]) -> tuple[Fold, ...]:
+    """Each row for itself."""
+    return tuple(Fold(row, (row,)) for row in rows)
+
+
+def fold(rows: Iterable[Row]) -> tuple[Fold, ...]:
+    """Fold rows whose names differ only in numbers and that are alike in all else.
+
+    A fold stands where the first of its rows stood.
+    """
+    groups: dict[Row, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_nameless(row), []).append(row)
+    return tuple(Fold(_spokesman(members), tuple(members)) for members in groups.values())
+
+
+def _nameless(row: Row) -> Row:
+    return replace(
+        row,
+        id=without_numbers(row.id),
+        weight=without_numbers(row.weight),
+        scope=without_numbers(row.scope),
+    )
+
+
+def _spokesman(members: Sequence[Row]) -> Row:
+    return replace(
+        members[0],
+        id=common_name([row.id for row in members]),
+        weight=common_name([row.weight for row in members]),
+        scope=common_name([row.scope for row in members]),
+    )
+
+
+def without_numbers(name: str) -> str:
+    """`layers/3/mlp` -> `layers/#/mlp`: what names of unrolled layers have in common."""
+    return _NUMBER.sub("#", name)
+
+
+def common_name(names: Sequence[str]) -> str:
+    """One name for many that differ only in numbers: `layers/{0..29}/mlp/up`.
+
+    A place where the numbers are the same keeps its number, one where they run on without a gap
+    shows the range, and any other becomes `*`.
+    """
+    places = iter(zip(*(_NUMBER.findall(name) for name in names), strict=True))
+    return _NUMBER.sub(lambda _: _range(next(places)), names[0])
+
+
+def _range(numbers: Sequence[str]) -> str:
+    if len(set(numbers)) == 1:
+        return numbers[0]
+    values = sorted({int(number) for number in numbers})
+    if values[-1] - values[0] == len(values) - 1:
+        return f"{{{values[0]}..{values[-1]}}}"
+    return "*"
