@@ -45,18 +45,19 @@ def _scope_hint(selector: Selector, sites: Sequence[SiteLike]) -> str:
 
 
 def _einsum_hint(selector: Selector, sites: Sequence[SiteLike]) -> str:
-    known = {_written(site): _letters(site) for site in sites if site.equation}
+    known = {_written(site): _normal(str(site.equation)) for site in sites if site.equation}
     if not known:
         return f"{selector} needs an equation, and no product of this program has one."
-    near = [
-        written
-        for text in selector.texts
-        for letters in nearest(_normal(text), known.values(), cutoff=_EQUATION_CUTOFF)
-        for written, other in known.items()
-        if other == letters
-    ]
-    there = f"near: {listing(dict.fromkeys(near), 3)}" if near else f"there are: {listing(known)}"
+    near = dict.fromkeys(near for text in selector.texts for near in _near_equations(text, known))
+    there = f"near: {listing(near, 3)}" if near else f"there are: {listing(known)}"
     return f"{selector} is not among the {len(known)} equations of this program; {there}."
+
+
+def _near_equations(text: str, known: dict[str, str]) -> list[str]:
+    """Return what is near as it is written, then what is near up to the names of letters."""
+    written = nearest(text, known, cutoff=_EQUATION_CUTOFF)
+    normal = nearest(_normal(text), known.values(), cutoff=_EQUATION_CUTOFF)
+    return written + [equation for form in normal for equation in known if known[equation] == form]
 
 
 def _what_there_is(selector: Selector, sites: Sequence[SiteLike]) -> str:
@@ -106,10 +107,6 @@ def _whole(text: str, paths: list[str]) -> str:
 def _written(site: SiteLike) -> str:
     """Return the equation as the user wrote it where that is known."""
     return site.einsum_label or str(site.equation)
-
-
-def _letters(site: SiteLike) -> str:
-    return _normal(str(site.equation))
 
 
 def _normal(text: str) -> str:

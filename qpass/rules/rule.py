@@ -44,8 +44,10 @@ class Rule:
             output; "..." is any number of dimensions.
         op: "dot_general" (also "einsum", "matmul"), "ragged_dot", "conv", "scaled_dot".
         where: function of the site that says whether it fits.
-        role: "forward" (what a rule without `role` means), "activations" (product of two
-            activations), "dlhs", "drhs" (backward products), or "*".
+        role: "forward" (what a rule without `role` means: activation by weight), "activations"
+            (neither operand is a weight, as in attention), "dlhs", "drhs" (backward products),
+            "weights" (both operands are weights), "constant" (the weight is not an argument of the
+            function), "tangent" (linear part of a custom_jvp rule), or "*" for all.
 
     Decision, either `keep` or at least one quantizer:
         weight, act, grad: quantizer of the weight, the activation, the gradient: a name such as

@@ -16,7 +16,7 @@ OP_ALIASES = {
     "ragged_dot": "ragged_dot_general",
     "conv": "conv_general_dilated",
 }
-ROLES = ("forward", "activations", "dlhs", "drhs")
+ROLES = ("forward", "activations", "dlhs", "drhs", "weights", "constant", "tangent")
 ANY_ROLE = "*"
 
 
@@ -132,9 +132,9 @@ def op_selector(texts: tuple[str, ...]) -> Selector:
 
 
 def role_selector(texts: tuple[str, ...]) -> Selector:
-    """Ask for the role in training: "*" is any."""
+    """Ask for the role of the product; "*" is any."""
     roles = role_names(texts)
-    return Selector("role", texts, lambda site: site.role in roles)
+    return Selector("role", texts, lambda site: ANY_ROLE in texts or site.role in roles)
 
 
 def where_selector(where: Where) -> Selector:

@@ -9,6 +9,7 @@ from qpass.errors import RuleError, UnknownTypeError
 from qpass.numerics.qtypes import fp8_e4m3, int4, int8
 from qpass.numerics.schemes import PerChannel, PerGroup, PerTensor, Scheme
 from qpass.rules import Rule
+from qpass.rules.selectors import ROLES
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_fields_are_given_by_name_only():
         (None, {"forward"}),
         ("drhs", {"drhs"}),
         (("forward", "activations"), {"forward", "activations"}),
-        ("*", {"forward", "activations", "dlhs", "drhs"}),
+        ("*", set(ROLES)),
     ],
 )
 def test_roles(role, roles):

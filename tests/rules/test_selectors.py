@@ -4,7 +4,7 @@ import pytest
 
 from qpass.graph.equation import parse_equation
 from qpass.rules import Rule, match_rules
-from qpass.rules.selectors import OP_ALIASES, OPS
+from qpass.rules.selectors import OP_ALIASES, OPS, ROLES
 from tests.rules.stand_in import DOWN, EXPERTS, LOGITS, MODEL, QUERY, UP, UP_GRAD, StandIn
 
 
@@ -135,6 +135,14 @@ def test_where_is_asked_last():
 )
 def test_role(role, sites):
     assert chosen(role=role) == sites
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_can_be_named_and_only_forward_goes_without(role):
+    site = StandIn(role=role)
+    assert chosen([site], role=role) == [site]
+    assert chosen([site], role="*") == [site]
+    assert chosen([site], role=None) == ([site] if role == "forward" else [])
 
 
 def test_all_selectors_must_fit():
