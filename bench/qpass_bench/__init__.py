@@ -1,0 +1,1 @@
+"""Real models, real text and honest clocks: the demo and the benchmarks of qpass."""

@@ -1,0 +1,171 @@
+"""A Llama-style decoder in plain Flax Linen: scanned layers, KV cache, tied embedding.
+
+Nothing in this file knows of quantization. It is the kind of model code that a user of JAX already
+has. The parameters are the usual Flax tree with the layers stacked in front
+(``layers/mlp/up/kernel`` is ``[L, D, F]``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Cache = dict[str, jax.Array]
+"""Keys and values of every layer: ``{"k", "v"}``, each ``f32[L, B, S, KV, H]``."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The sizes of a decoder; ``heads`` must be a multiple of ``kv_heads``."""
+
+    vocab: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    eps: float = 1e-5
+    rope_base: float = 100_000.0
+    dtype: Any = jnp.float32
+
+
+def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
+    """Zero keys and values for ``length`` positions: each ``[L, batch, length, KV, H]``."""
+    shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
+    return {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
+
+
+def rope_angles(config: DecoderConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines ``f32[T, 1, H/2]`` of rotary embeddings (Su et al., RoFormer, 2021)."""
+    exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    angles = positions[:, None].astype(jnp.float32) * config.rope_base**-exponents
+    return jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+
+
+def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the halves of every head of ``x [B, T, N, H]`` by the angles of its position."""
+    cos, sin = rope
+    low, high = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def attend(q: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
+    """Causal grouped-query attention: ``q [B, T, N, H]`` over ``keys, values [B, S, KV, H]``.
+
+    Query t stands at ``position + t`` and sees the cache up to there, itself included.
+    """
+    batch, steps, heads, dim = q.shape
+    length, groups = keys.shape[1:3]
+    q = q.reshape(batch, steps, groups, heads // groups, dim) * dim**-0.5
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, keys)
+    seen = jnp.arange(length) <= position + jnp.arange(steps)[:, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, values).reshape(batch, steps, heads, dim)
+
+
+def store(old: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    """Write ``new [B, T, KV, H]`` into ``old [B, S, KV, H]`` from ``position`` on."""
+    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, cache, rope, position):
+        """Mix ``x [B, T, D]`` with the cache of one layer; returns both, extended."""
+        c = self.config
+        heads = lambda n, name: nn.DenseGeneral(  # noqa: E731
+            (n, c.head_dim), use_bias=False, dtype=c.dtype, name=name
+        )
+        q = rotate(heads(c.heads, "q")(x), rope)
+        k = rotate(heads(c.kv_heads, "k")(x), rope)
+        v = heads(c.kv_heads, "v")(x)
+        cache = {"k": store(cache["k"], k, position), "v": store(cache["v"], v, position)}
+        mixed = attend(q, cache["k"], cache["v"], position)
+        out = nn.DenseGeneral(c.width, axis=(-2, -1), use_bias=False, dtype=c.dtype, name="o")
+        return out(mixed), cache
+
+
+class Mlp(nn.Module):
+    """SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020)."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x):
+        """``[B, T, D]`` in and out."""
+        c = self.config
+        dense = lambda n, name: nn.Dense(n, use_bias=False, dtype=c.dtype, name=name)  # noqa: E731
+        return dense(c.width, "down")(
+            jax.nn.silu(dense(c.hidden, "gate")(x)) * dense(c.hidden, "up")(x)
+        )
+
+
+class Block(nn.Module):
+    """One layer, as the body of a scan: carries ``x``, maps over the layer's slice of the cache."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, cache, rope, position):
+        """One step of the scan: the new carry and the new slice."""
+        norm = lambda name: nn.RMSNorm(self.config.eps, dtype=self.config.dtype, name=name)  # noqa: E731
+        mixed, cache = Attention(self.config, name="attention")(
+            norm("attention_norm")(x), cache, rope, position
+        )
+        x = x + mixed
+        return x + Mlp(self.config, name="mlp")(norm("mlp_norm")(x)), cache
+
+
+class Decoder(nn.Module):
+    """The whole model; see :func:`forward` for the shapes."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, tokens, cache, position, at=None):
+        """Logits and the extended cache."""
+        c = self.config
+        embed = nn.Embed(c.vocab, c.width, dtype=c.dtype, name="embed")
+        rope = rope_angles(c, position + jnp.arange(tokens.shape[1]))
+        layers = nn.scan(
+            Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=c.layers,
+        )
+        x, cache = layers(c, name="layers")(embed(tokens), cache, rope, position)
+        if at is not None:
+            x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
+        return embed.attend(nn.RMSNorm(c.eps, dtype=c.dtype, name="norm")(x)), cache
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The model as a plain function of its parameters; equal configurations are equal functions."""
+
+    config: DecoderConfig
+
+    def __call__(self, params, tokens, cache, position, at=None):
+        """Logits and the extended cache.
+
+        ``tokens i32[B, T]`` stand at ``position .. position + T - 1``; the logits are ``f32[B, T,
+        V]``, or ``f32[B, 1, V]`` of the one step ``at`` where that is given (a prompt needs no
+        others).
+        """
+        return Decoder(self.config).apply({"params": params}, tokens, cache, position, at)
+
+
+def init(config: DecoderConfig, seed: int = 0) -> dict:
+    """Random parameters of a small model, for tests."""
+    cache, tokens = empty_cache(config, 1, 2), jnp.zeros((1, 2), jnp.int32)
+    return Decoder(config).init(jax.random.key(seed), tokens, cache, jnp.int32(0))["params"]

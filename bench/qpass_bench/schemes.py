@@ -1,0 +1,51 @@
+"""The rules that the demo and the benchmarks run: what a user would write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import qpass
+from qpass import Rule
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A name for tables, one line of explanation, and the rules; no rules means float."""
+
+    name: str
+    about: str
+    rules: tuple[Rule, ...] = ()
+
+
+FLOAT = Variant("float32", "the model as it is")
+
+W8A8 = Variant(
+    "int8 W8A8",
+    "every weight int8 per output channel, activations int8 per token",
+    (Rule(path="**", weight="int8", act="int8"),),
+)
+
+W4A16 = Variant(
+    "int4 W4A16 g32",
+    "layers int4 in groups of 32, the embedding (also the output head) int8; activations float",
+    (
+        Rule(path="embed/**", weight="int8"),
+        Rule(path="layers/**", weight=qpass.int4.grouped(32)),
+    ),
+)
+
+ENCODER_W4A16 = Variant(
+    "int4 W4A16 g64",
+    "every weight int4 in groups of 64; activations float",
+    (Rule(path="**", weight=qpass.int4.grouped(64)),),
+)
+
+PRODUCT_W4A16 = Variant(
+    "int4 W4A16 g32",
+    "the weight int4 in groups of 32; activations float",
+    (Rule(path="**", weight=qpass.int4.grouped(32)),),
+)
+
+DECODER_VARIANTS = (FLOAT, W8A8, W4A16)
+ENCODER_VARIANTS = (FLOAT, W8A8, ENCODER_W4A16)
+PRODUCT_VARIANTS = (FLOAT, W8A8, PRODUCT_W4A16)
