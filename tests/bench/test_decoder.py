@@ -8,19 +8,21 @@ import pytest
 from qpass_bench.decoder import Forward, attend, empty_cache, init, rope_angles, rotate
 from tests.bench.tiny import TINY, decoder_params, decoder_shapes
 
+FORWARD = jax.jit(Forward(TINY))
+
 
 def tokens(batch, length, seed=1):
     return np.random.default_rng(seed).integers(0, TINY.vocab, (batch, length)).astype(np.int32)
 
 
 def test_parameters_have_the_shapes_of_the_tree():
-    shapes = jax.tree.map(lambda leaf: leaf.shape, init(TINY))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(lambda: init(TINY)))
     assert shapes == decoder_shapes(TINY)
 
 
 @pytest.mark.parametrize("parts", [(1,) * 9, (4, 5), (6, 1, 1, 1), (9,)])
 def test_cached_decoding_equals_the_whole_sequence(parts):
-    forward, params, text = jax.jit(Forward(TINY)), decoder_params(), tokens(2, 9)
+    forward, params, text = FORWARD, decoder_params(), tokens(2, 9)
     whole, _ = forward(params, text, empty_cache(TINY, 2, 9), jnp.int32(0))
     cache, position, logits = empty_cache(TINY, 2, 12), 0, []
     for part in parts:
@@ -31,7 +33,7 @@ def test_cached_decoding_equals_the_whole_sequence(parts):
 
 
 def test_logits_of_one_step_are_those_of_the_whole():
-    forward, params, text = Forward(TINY), decoder_params(), tokens(2, 7)
+    forward, params, text = FORWARD, decoder_params(), tokens(2, 7)
     cache = empty_cache(TINY, 2, 7)
     whole, _ = forward(params, text, cache, jnp.int32(0))
     one, _ = forward(params, text, cache, jnp.int32(0), jnp.int32(4))
@@ -40,7 +42,7 @@ def test_logits_of_one_step_are_those_of_the_whole():
 
 
 def test_a_token_sees_nothing_after_it():
-    forward, params, text = Forward(TINY), decoder_params(), tokens(1, 8)
+    forward, params, text = FORWARD, decoder_params(), tokens(1, 8)
     other = text.copy()
     other[0, 5:] = (other[0, 5:] + 1) % TINY.vocab
     one, two = (forward(params, t, empty_cache(TINY, 1, 8), jnp.int32(0))[0] for t in (text, other))

@@ -19,25 +19,29 @@ def params():
 
 
 def plain(params, prompt, steps):
-    """Greedy, running the whole sequence for every token."""
-    ids = list(prompt)
+    """Greedy, running the whole sequence for every token; zeros stand where text is to come."""
+    forward, ids = jax.jit(Forward(TINY)), list(prompt)
+    cache = empty_cache(TINY, 1, len(prompt) + steps)
     for _ in range(steps):
-        cache = empty_cache(TINY, 1, len(ids))
-        logits, _ = Forward(TINY)(params, np.asarray([ids]), cache, jnp.int32(0))
-        ids.append(int(logits[0, -1].argmax()))
+        padded = np.asarray([ids + [0] * (len(prompt) + steps - len(ids))])
+        logits, _ = forward(params, padded, cache, jnp.int32(0))
+        ids.append(int(logits[0, len(ids) - 1].argmax()))
     return ids
 
 
-def test_completion_equals_a_plain_loop(params):
-    generator = make_generator(Forward(TINY), TINY)
+@pytest.fixture(scope="module")
+def generator():
+    return make_generator(Forward(TINY), TINY)
+
+
+def test_completion_equals_a_plain_loop(params, generator):
     want = plain(params, PROMPT, STEPS)
     assert len(set(want[len(PROMPT) :])) > 3
     assert complete(generator, params, PROMPT, STEPS, NEVER, padded=6) == want
     assert complete(generator, params, PROMPT, STEPS, NEVER, padded=len(PROMPT)) == want
 
 
-def test_completion_ends_before_the_stop_token(params):
-    generator = make_generator(Forward(TINY), TINY)
+def test_completion_ends_before_the_stop_token(params, generator):
     want = plain(params, PROMPT, STEPS)
     said = want[len(PROMPT) :]
     for place in (0, 3, 5):
@@ -46,8 +50,7 @@ def test_completion_ends_before_the_stop_token(params):
         assert complete(generator, params, PROMPT, STEPS, stop, padded=6) == want[:cut]
 
 
-def test_the_loop_stops_when_all_rows_have_stopped(params):
-    generator = make_generator(Forward(TINY), TINY)
+def test_the_loop_stops_when_all_rows_have_stopped(params, generator):
     tokens = np.asarray([PROMPT, PROMPT[::-1]], np.int32)
     start = np.int32(len(PROMPT))
     first, cache = generator.prefill(params, tokens, start - 1, length=32)
@@ -75,7 +78,6 @@ def test_no_python_runs_for_a_token(params):
 
 
 @pytest.mark.parametrize("prompt", [[], [1] * 9])
-def test_a_prompt_that_does_not_fit_is_refused(params, prompt):
-    generator = make_generator(Forward(TINY), TINY)
+def test_a_prompt_that_does_not_fit_is_refused(params, generator, prompt):
     with pytest.raises(ValueError, match=f"1 to 8 tokens; this one has {len(prompt)}"):
         complete(generator, params, prompt, 4, NEVER, padded=8)
