@@ -18,9 +18,10 @@ def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) ->
     precision. Any size, group tail and symbolic batch or m. Memory: one `[B, M, N]` beside the
     operands, whatever the number of groups.
     """
+    lhs = sealed(lhs)
     if not product.grouped:
         total = scaled(dot(product, lhs, rhs), lhs_scale, rhs_scale)
-        return total.astype(dtype(product.out))
+        return sealed(total.astype(dtype(product.out)))
     lhs, rhs = (split(product, x) for x in (lhs, rhs))
 
     def term(index: Any) -> Any:
@@ -29,7 +30,17 @@ def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) ->
 
     # The first term starts the sum (not zeros): in shard_map it varies over the mesh as the rest.
     total = lax.fori_loop(1, product.groups, lambda g, acc: acc + term(g), term(0))
-    return total.astype(dtype(product.out))
+    return sealed(total.astype(dtype(product.out)))
+
+
+def sealed(x: Any) -> Any:
+    """Keep XLA from computing this value in another way for the sake of what surrounds it.
+
+    Fused with its neighbours, a scaled sum would run into a following addition without being
+    rounded (a fused multiply-add), and a bfloat16 operand come in with the bits it had before
+    rounding: the same codes would give other bits in another program.
+    """
+    return lax.optimization_barrier(x)
 
 
 def dot(product: Product, lhs: Any, rhs: Any) -> Any:

@@ -4,8 +4,10 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import strategies as st
 
 from qpass_kernels import Product
+from qpass_kernels.kernel import CODES, FLOATS
 
 LIMITS = {"int8": 127, "int4": 7, "float8_e4m3fn": 448, "float8_e5m2": 57344}
 EPS = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-10}
@@ -17,6 +19,23 @@ def product(m, n, k, lhs, rhs, *, batch=1, out="float32", group=None, lhs_group=
     lhs_scale = ("group" if lhs_group and group else "row") if codes else "none"
     rhs_scale = "group" if group else "row"
     return Product(batch, m, n, k, lhs, rhs, out, group or k, lhs_scale, rhs_scale)
+
+
+@st.composite
+def products(draw, sizes=40, ks=70, acts=("int8", "float8_e4m3fn", "float8_e5m2", *FLOATS)):
+    """Random products of every type, with group tails as they come."""
+    size = st.integers(1, sizes)
+    return product(
+        draw(size),
+        draw(size),
+        draw(st.integers(1, ks)),
+        draw(st.sampled_from(acts)),
+        draw(st.sampled_from(CODES)),
+        batch=draw(st.integers(1, 3)),
+        out=draw(st.sampled_from(FLOATS)),
+        group=draw(st.none() | st.integers(1, 24)),
+        lhs_group=draw(st.booleans()),
+    )
 
 
 def operands(p: Product, seed=0):

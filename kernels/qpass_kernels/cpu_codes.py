@@ -1,0 +1,59 @@
+"""Codes as bytes, and back: what XLA's CPU backend decodes fast.
+
+Left alone, the backend widens an fp8 array before it slices it, and reads int4 one by one. Seen as
+bytes *outside* of the loop over tiles, both decode in vector registers. Measured for one row by
+`[8192, 2048]`, 2 cores: int4 5.5 -> 2.5 ms, e4m3 39 -> 5 ms, e5m2 22 -> 4.6 ms (float32: 1.8).
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# mantissa bits, exponent bias, largest magnitude byte that is a finite number
+FP8 = {"float8_e4m3fn": (3, 7, 0x7E), "float8_e5m2": (2, 15, 0x7B)}
+
+
+def as_bytes(codes: Any) -> Any:
+    """See `[B, N, K]` codes as bytes, without moving them; int4 become `[B, N, K/2]` (K even)."""
+    if codes.dtype == jnp.int4:
+        pairs = jnp.reshape(codes, (*codes.shape[:2], codes.shape[2] // 2, 2))
+        return lax.bitcast_convert_type(pairs, jnp.int8)
+    return codes if codes.dtype == jnp.int8 else lax.bitcast_convert_type(codes, jnp.uint8)
+
+
+def parts(x: Any, name: str) -> tuple[Any, ...]:
+    """Cut K the way `decode` cuts it: for int4 the even elements and the odd ones."""
+    return (x[..., 0::2], x[..., 1::2]) if name == "int4" else (x,)
+
+
+def decode(data: Any, name: str) -> tuple[Any, ...]:
+    """Turn bytes into int8 (int4, int8) or float32 (fp8) values, K cut as by `parts`.
+
+    The two halves of int4 stay apart: written into one array they cost twice the time.
+    """
+    if name == "int4":
+        four = jnp.int8(4)
+        low = lax.shift_right_arithmetic(lax.shift_left(data, four), four)
+        return low, lax.shift_right_arithmetic(data, four)
+    return (data,) if name == "int8" else (_fp8(data, *FP8[name]),)
+
+
+def _fp8(data: Any, mantissa: int, bias: int, largest: int) -> Any:
+    """Assemble a float32 from the bits of an fp8.
+
+    Subnormals are multiplied out: XLA's CPU backend flushes float32 subnormals to zero, so that
+    the usual trick (shift the bits, multiply by a power of two) would lose them.
+    """
+    bits = data.astype(jnp.uint32)
+    magnitude = bits & 0x7F
+    shifted = (magnitude << (23 - mantissa)) + np.uint32((127 - bias) << 23)
+    tiny = magnitude.astype(jnp.int32).astype(jnp.float32) * np.float32(
+        2.0 ** (1 - bias - mantissa)
+    )
+    value = jnp.where(
+        magnitude < (1 << mantissa), tiny, lax.bitcast_convert_type(shifted, jnp.float32)
+    )
+    value = jnp.where(magnitude > largest, np.float32(np.nan), value)
+    return jnp.where(bits >= 0x80, -value, value)
