@@ -13,15 +13,19 @@ _MOST_BARS = 24
 _QUANTIZED, _FLOAT = "quantized", "left float"
 
 
-def to_html(rows: Sequence[Row], title: str = "qpass plan") -> str:
-    """The sums, bars of bytes before and after, the rules, and every site in a sortable table."""
-    return page(title, *plan_sections(rows))
+def to_html(rows: Sequence[Row], title: str = "qpass plan", remarks: Sequence[str] = ()) -> str:
+    """The sums, bars of bytes before and after, the rules, and every site in a sortable table.
+
+    `remarks` are lines on what concerns no single site.
+    """
+    return page(title, *plan_sections(rows, remarks))
 
 
-def plan_sections(rows: Sequence[Row]) -> tuple[str, ...]:
+def plan_sections(rows: Sequence[Row], remarks: Sequence[str] = ()) -> tuple[str, ...]:
     """What `to_html` shows, as sections for a larger page."""
     summary = summarize(rows)
-    return (tiles(_figures(summary)), *_bytes(rows), *_rules(summary), _sites(rows))
+    lists = _lists(summary, remarks)
+    return (tiles(_figures(summary)), *_bytes(rows), *lists, _sites(rows))
 
 
 def _figures(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -63,16 +67,14 @@ def _bar(name: str, leaves: Sequence[Leaf]) -> Bar:
     return Bar(name, (("before", before), ("after", after)), change)
 
 
-def _rules(summary: Summary) -> Iterator[str]:
-    lines = [f"rule {n}: {text} ({plural(sites, 'site')})" for n, text, sites in summary.rules]
+def _lists(summary: Summary, remarks: Sequence[str]) -> Iterator[str]:
+    rules = [f"rule {n}: {text} ({plural(sites, 'site')})" for n, text, sites in summary.rules]
     refused = [
         f"{kernel} refused at {plural(sites, 'site')}: {why}"
         for kernel, why, sites in summary.refused
     ]
-    if lines:
-        yield section("Rules", facts(lines))
-    if refused:
-        yield section("Kernels that were refused", facts(refused))
+    found = {"Remarks": remarks, "Rules": rules, "Kernels that were refused": refused}
+    yield from (section(title, facts(lines)) for title, lines in found.items() if lines)
 
 
 def _sites(rows: Sequence[Row]) -> str:
@@ -85,7 +87,7 @@ def _cells(row: Row) -> tuple[Cell, ...]:
     runs = f"runs {row.count} times" if row.count > 1 else ""
     where = " · ".join(filter(None, (row.source, runs)))
     role = "" if row.role == "forward" else row.role
-    shapes = f"{row.lhs} × {row.rhs} → {row.out}"
+    shapes = f"{row.operands} → {row.out}"
     after = row.bytes_after if row.quantized else 0
     return (
         Cell(row.id, (row.scope, where), look="code"),

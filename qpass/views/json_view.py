@@ -13,10 +13,14 @@ FORMAT = "qpass-plan"
 VERSION = 1
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """The rows and their sums; keys are those of `Row` and `Summary`, in that order."""
+def to_json(rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
+    """The rows and their sums; keys are those of `Row` and `Summary`, in that order.
+
+    `remarks` are lines on what concerns no single site.
+    """
     sites = [asdict(row) for row in rows]
-    return document.write(FORMAT, VERSION, summary=asdict(summarize(rows)), sites=sites)
+    summary = {**asdict(summarize(rows)), "remarks": list(remarks)}
+    return document.write(FORMAT, VERSION, summary=summary, sites=sites)
 
 
 def from_json(text: str) -> tuple[Row, ...]:

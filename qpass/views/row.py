@@ -52,6 +52,11 @@ class Row:
     notes: tuple[str, ...] = ()
 
     @property
+    def operands(self) -> str:
+        """Types of the operands, as `f32[1,512,576] × f32[576,1536]`."""
+        return " × ".join(filter(None, (self.lhs, self.rhs)))
+
+    @property
     def quantized(self) -> bool:
         """Whether the site runs on quantized numbers."""
         return bool(self.scheme)

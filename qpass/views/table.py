@@ -15,7 +15,12 @@ from qpass.views.units import bytes_text, plural, ratio_text
 
 
 def to_table(
-    rows: Sequence[Row], *, folded: bool = False, details: bool = False, title: str = ""
+    rows: Sequence[Row],
+    *,
+    folded: bool = False,
+    details: bool = False,
+    title: str = "",
+    remarks: Sequence[str] = (),
 ) -> Group:
     """Draw the rows, with the rules and the sums below; two lines a row from 100 columns on.
 
@@ -24,6 +29,7 @@ def to_table(
         folded: tell rows of unrolled layers that say the same only once.
         details: add the scope, the source line and the refused kernels of each site.
         title: a line above.
+        remarks: lines below, on what concerns no single site.
     """
     table = _frame(title)
     for entry in fold(rows) if folded else unfolded(rows):
@@ -32,7 +38,8 @@ def to_table(
             _site(entry, details), _product(row, details), _decision(row, details), _bytes(row)
         )
     summary = summarize(rows)
-    return Group(table, Text(), rules(summary), sums(summary))
+    below = (Text(remark, style="yellow") for remark in remarks)
+    return Group(table, Text(), rules(summary), sums(summary), *below)
 
 
 def _frame(title: str) -> Table:
@@ -67,11 +74,11 @@ def _site(entry: Fold, details: bool) -> Group:
 
 
 def _product(row: Row, details: bool) -> Group:
-    head = Text(row.equation)
+    head = Text(row.equation or row.op)
     if row.role != "forward":
         head.append(f"  {row.role}", style="magenta")
     result = f" → {row.out}" if details else ""
-    return _cell(head, Text(f"{row.lhs} × {row.rhs}{result}", style="dim"))
+    return _cell(head, Text(f"{row.operands}{result}", style="dim"))
 
 
 def _decision(row: Row, details: bool) -> Group:

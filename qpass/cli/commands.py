@@ -1,0 +1,141 @@
+"""The commands, each a few calls: read the arguments, do it, show it."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qpass.cli import show, terminal
+from qpass.cli.target import load_rules, load_target
+
+if TYPE_CHECKING:
+    from qpass.plan import Plan
+
+app = typer.Typer(
+    help="Quantize JAX functions by rewriting their programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
+Factory = Annotated[
+    str,
+    typer.Argument(
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A function that returns (fn, args), (fn, args, rules), or a dict of these.",
+    ),
+]
+Rules = Annotated[
+    str | None,
+    typer.Option(metavar="PACKAGE.MODULE:RULES", help="Rules, or a function that returns them."),
+]
+Platform = Annotated[
+    str | None, typer.Option(help="Choose kernels for cpu, cuda or tpu; else for this machine.")
+]
+
+
+def main() -> None:
+    """Run the command line and end the process with its status."""
+    app(prog_name="qpass")
+
+
+@app.command()
+def plan(
+    factory: Factory,
+    rules: Rules = None,
+    platform: Platform = None,
+    json: Json = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    dot: Annotated[Path | None, typer.Option(help="Write a Graphviz graph to this file.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List unrolled layers that are alike one by one.")
+    ] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Add sources, results and refused kernels.")
+    ] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Show what rules do to each contraction of a function, which is traced but not run."""
+    with terminal.errors_as_one_line(traceback):
+        with terminal.foreign_code(), terminal.progress().status("tracing"):
+            made = _plan(factory, rules, platform)
+        terminal.write(html, made.to_html)
+        terminal.write(dot, made.to_dot)
+        if json:
+            print(made.to_json())
+        else:
+            terminal.results().print(made.table(folded=not every, details=details))
+
+
+def _plan(factory: str, rules: str | None, platform: str | None) -> "Plan":
+    from qpass.api import transform
+
+    target = load_target(factory)
+    chosen = load_rules(rules) if rules else target.rules
+    rewritten = transform(target.fn, chosen, params=target.params)
+    return rewritten.plan(*target.args, platform=platform, **(target.kwargs or {}))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("reports"),
+    json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens; not to quote.")] = False,
+    minilm: Annotated[
+        bool, typer.Option("--minilm", help="Judge the encoder MiniLM as well.")
+    ] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Quantize a real language model; show what that costs and what it buys."""
+    with terminal.errors_as_one_line(traceback), terminal.demo_extra():
+        from qpass_bench import demo, options
+
+        asked = options.Options(out=out, encoder=minilm)
+        result = demo.run(options.quick(asked) if quick else asked, terminal.results(quiet=json))
+        if json:
+            print(terminal.to_json(result))
+
+
+@app.command()
+def bench(
+    json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Time quantized products in the shapes of real models against float32."""
+    with terminal.errors_as_one_line(traceback), terminal.demo_extra():
+        from qpass_bench import products
+
+        with show.progress_bar("timing", len(products.CASES), terminal.progress()) as tick:
+            rows = products.run(tick=tick)
+        terminal.write(out, lambda: terminal.to_json(rows))
+        if json:
+            print(terminal.to_json(rows))
+        else:
+            terminal.results().print(show.products_table(rows))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"qpass {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return version("qpass-jax")
+    except PackageNotFoundError:
+        return "from a source tree that is not installed"
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Quantize JAX functions by rewriting their programs."""
