@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import qpass as qpass_package
 from qpass.cli.commands import app
 from qpass.views import from_json
 
@@ -217,7 +218,7 @@ def test_a_traceback_only_when_asked(model):
 def test_version():
     result = qpass("--version")
     assert result.exit_code == 0
-    assert result.stdout.startswith("qpass ")
+    assert result.stdout == f"qpass {qpass_package.__version__}\n"
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("plan", "--help"), ("demo", "--help")])

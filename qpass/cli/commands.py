@@ -1,6 +1,5 @@
 """The commands, each a few calls: read the arguments, do it, show it."""
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,15 +119,10 @@ def bench(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"qpass {_version()}")
+        from qpass import __version__
+
+        print(f"qpass {__version__}")
         raise typer.Exit
-
-
-def _version() -> str:
-    try:
-        return version("qpass-jax")
-    except PackageNotFoundError:
-        return "from a source tree that is not installed"
 
 
 @app.callback()

@@ -72,6 +72,8 @@ def errors_as_one_line(full: bool) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise  # the reader of a pipe, as `head`, has seen enough: typer ends quietly
     except Exception as error:
         if full:
             traceback.print_exception(error)

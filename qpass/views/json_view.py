@@ -7,7 +7,7 @@ from typing import Any
 from qpass.errors import PlanError
 from qpass.views import document
 from qpass.views.row import Row
-from qpass.views.summary import summarize
+from qpass.views.summary import Summary, summarize
 
 FORMAT = "qpass-plan"
 VERSION = 1
@@ -19,8 +19,18 @@ def to_json(rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
     `remarks` are lines on what concerns no single site.
     """
     sites = [asdict(row) for row in rows]
-    summary = {**asdict(summarize(rows)), "remarks": list(remarks)}
+    summary = {**_sums(summarize(rows)), "remarks": list(remarks)}
     return document.write(FORMAT, VERSION, summary=summary, sites=sites)
+
+
+def _sums(summary: Summary) -> dict[str, Any]:
+    """The summary with a name for each number in it."""
+    rules = [dict(zip(("rule", "text", "sites"), each, strict=True)) for each in summary.rules]
+    refused = [
+        dict(zip(("kernel", "reason", "sites"), each, strict=True)) for each in summary.refused
+    ]
+    counts = {"schemes": dict(summary.schemes), "reasons": dict(summary.reasons)}
+    return {**asdict(summary), **counts, "rules": rules, "refused": refused}
 
 
 def from_json(text: str) -> tuple[Row, ...]:

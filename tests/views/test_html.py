@@ -80,3 +80,8 @@ def test_many_leaves_end_in_one_bar():
 def test_a_plan_without_weights_has_a_page(rows):
     assert "<svg" not in to_html(rows)
     Page(to_html(rows))
+
+
+def test_remarks_are_shown_and_escaped():
+    page = Page(to_html(SCANNED, remarks=["leaf <b> was left float"]))
+    assert "leaf <b> was left float" in page.text

@@ -33,7 +33,15 @@ def test_keys_are_stable():
     assert list(document) == ["format", "version", "summary", "sites"]
     assert list(document["sites"][0]) == [field.name for field in fields(Row)]
     assert (document["format"], document["version"]) == ("qpass-plan", 1)
-    assert document["summary"]["quantized"] == 3
+    summary = document["summary"]
+    assert summary["quantized"] == 3
+    assert summary["schemes"] == {"int8 x int8": 2, "int4 weight-only": 1}
+    assert summary["rules"][-1] == {
+        "rule": 2,
+        "text": 'Rule(path="router/**", keep=True)',
+        "sites": 1,
+    }
+    assert summary["refused"][0]["kernel"] == "hopper_int8"
 
 
 @pytest.mark.parametrize(

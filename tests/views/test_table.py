@@ -1,6 +1,6 @@
 import pytest
 
-from qpass.views import to_table, to_text
+from qpass.views import Row, to_table, to_text
 from tests.views.plans import NASTY, RULE, SCANNED, UNROLLED
 
 
@@ -72,3 +72,14 @@ def test_color_only_when_asked():
 
 def test_an_empty_plan_says_so():
     assert "0 sites  0 quantized, 0 left float" in to_text(to_table(()))
+
+
+def test_remarks_stand_last():
+    text = to_text(to_table(SCANNED, remarks=["rule 3 has no effect", "[b]"]), width=140)
+    assert text.splitlines()[-2:] == ["rule 3 has no effect", "[b]"]
+
+
+def test_an_equation_that_cannot_be_looked_into_shows_its_name():
+    row = Row("opaque.0", "pallas_call", "", "opaque", "f32[4]", "", "f32[4]", reason="opaque")
+    line = to_text(to_table((row,)), width=140).splitlines()[2]
+    assert line.split() == ["opaque.0", "pallas_call", "opaque", "opaque"]
