@@ -1,0 +1,133 @@
+"""Compare: the error that quantization makes at every site, and in the result."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from qpass.errors import CallError
+from qpass.graph._jax import JaxprEqn, bind
+from qpass.graph.program import Call
+from qpass.graph.rebuild import REBUILD
+from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.numerics import QTensor
+from qpass.ops.operations import QTensorOperations, Quantized
+from qpass.ops.weights import fake_quantize_weight
+from qpass.plan import Decision, Plan
+from qpass.views import SiteError, errors_table, errors_to_html, errors_to_json, worst_first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Errors of a quantized program against its float self on the same arguments.
+
+    Attributes:
+        sites: error of every quantized site, worst first. The site's float product is taken of
+            the same activations, so the figure is the error that this site adds by itself.
+        result: relative error of the program's floating results, all sites together.
+        layers: for a site inside a scan, its relative error in each iteration.
+    """
+
+    sites: tuple[SiteError, ...]
+    result: float
+    layers: dict[str, tuple[float, ...]]
+
+    def table(self) -> Any:
+        """A rich table, worst site first."""
+        return errors_table(self.sites)
+
+    def to_json(self) -> str:
+        """The sites as JSON."""
+        return errors_to_json(self.sites)
+
+    def to_html(self, title: str = "qpass comparison") -> str:
+        """A self-contained HTML page."""
+        return errors_to_html(self.sites, title)
+
+    def __str__(self) -> str:
+        from qpass.views import to_text
+
+        total = f"relative error of the result: {self.result:.3g}"
+        return f"{to_text(self.table())}\n{total}"
+
+
+def compare(plan: Plan, call: Call) -> Comparison:
+    """Run the float and the quantized program, with taps at every quantized site.
+
+    Args:
+        plan: the plan of this call.
+        call: the arguments, with float parameters.
+
+    Raises:
+        CallError: a parameter is already quantized, so that there is no float to compare with.
+    """
+    for leaf, value in zip(call.leaves, call.values, strict=True):
+        if isinstance(value, QTensor):
+            raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
+    taps, result = jax.jit(lambda values: _run(plan, values))(list(call.values))
+    errors = [_site_error(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]
+    layers = {d.site.id: _per_layer(taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)}
+    stacked = {site: values for site, values in layers.items() if len(values) > 1}
+    return Comparison(worst_first(errors), float(_ratio(*result)), stacked)
+
+
+def _tapped(plan: Plan, taps: dict) -> list[Decision]:
+    """Quantized sites that ran: those of derivative rules run only under differentiation."""
+    return [d for d in plan.decisions if d.action and tap_name(d.site.key) in taps]
+
+
+def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
+    operations = QTensorOperations(plan.kernels)
+    rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
+    inputs = [
+        fake_quantize_weight(v, plan.storage[k]) if k in plan.storage else v
+        for k, v in enumerate(values)
+    ]
+    jaxpr = plan.program.jaxpr
+    quantized, taps = rewriter.run(jaxpr, inputs, Frame())
+    exact = jax.core.eval_jaxpr(jaxpr, jaxpr.consts, *values)
+    pairs = [
+        _powers(e, operations.unwrap(q))
+        for e, q in zip(exact, quantized, strict=True)
+        if jnp.issubdtype(jnp.result_type(e), jnp.floating)
+    ]
+    return taps, (sum(p[0] for p in pairs), sum(p[1] for p in pairs))
+
+
+def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> tuple[Any, Any]:
+    """Power of the error and of the float product, summed over the site's result."""
+    floats = [v.latent if isinstance(v, QTensor) else v for v in operands]
+    (exact,) = bind(eqn, floats)
+    return _powers(exact, result)
+
+
+def _powers(exact: Any, result: Any) -> tuple[Any, Any]:
+    exact, result = (lax.convert_element_type(v, jnp.float32) for v in (exact, result))
+    return jnp.sum((exact - result) ** 2), jnp.sum(exact**2)
+
+
+def _per_layer(tap: tuple[Any, Any]) -> tuple[float, ...]:
+    error, signal = (jnp.ravel(t) for t in tap)
+    return tuple(float(_ratio(e, s)) for e, s in zip(error, signal, strict=True))
+
+
+def _ratio(error: Any, signal: Any) -> float:
+    """Relative error from the two powers; 0 where both vanish."""
+    error, signal = float(error), float(signal)
+    if signal == 0:
+        return 0.0 if error == 0 else math.inf
+    return math.sqrt(error / signal)
+
+
+def _site_error(decision: Decision, tap: tuple[Any, Any]) -> SiteError:
+    relative = _ratio(*(jnp.sum(t) for t in tap))
+    return SiteError(
+        site=decision.site.id,
+        weight=decision.site.weight_path,
+        scheme=str(decision.action.scheme) if decision.action else "",
+        sqnr_db=math.inf if relative == 0 else -20 * math.log10(relative),
+        relative_error=relative,
+    )

@@ -1,0 +1,1 @@
+"""The wing that knows programs and no numbers: tracing, dataflow, sites, rewriting."""

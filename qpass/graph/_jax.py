@@ -1,0 +1,121 @@
+"""All that qpass knows of JAX beyond its documented API, and all that differs between versions.
+
+Everything here was checked on jax 0.11.2 and 0.12.0.1. No module of ``jax._src`` is imported;
+what is read by attribute from private *values* is listed here, with the reason:
+
+* ``eqn.ctx.manager`` (context manager): re-establishes the mesh and config an equation was
+  traced under; without it, explicit shardings and ``default_matmul_precision`` get lost.
+* ``eqn.params['ft_in']`` of ``scan`` (a FlatTree): the only place that says which operands are
+  constants, carries and scanned inputs.
+* ``UnspecifiedValue`` (recognised by type name): how ``jit`` spells "no sharding given".
+* ``primitive.get_bind_params``: turns stored parameters into what ``bind`` accepts.
+* ``aval.mat.varying``, absent outside ``shard_map``: the manual axes a value varies over.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.extend.source_info_util as source_info
+from jax.interpreters import batching, mlir
+
+Jaxpr = jex.Jaxpr
+JaxprEqn = jex.JaxprEqn
+Literal = jex.Literal
+Primitive = jex.Primitive
+Var = jex.Var
+ShapedArray = jax.core.ShapedArray
+
+__all__ = ["Jaxpr", "JaxprEqn", "Literal", "Primitive", "ShapedArray", "Var", "batching", "mlir"]
+
+
+def sub_jaxprs(value: Any) -> Iterator[Jaxpr]:
+    """The jaxprs inside one equation parameter, in order, through tuples and lists."""
+    if isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from sub_jaxprs(item)
+
+
+def params_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
+    """Every jaxpr that the parameters of ``eqn`` hold."""
+    return [jaxpr for value in eqn.params.values() for jaxpr in sub_jaxprs(value)]
+
+
+def hides_program(eqn: JaxprEqn) -> bool:
+    """Whether ``eqn`` runs a program that its parameters do not show as a jaxpr."""
+    return eqn.primitive.name in HIDDEN or "_prim" in eqn.params
+
+
+HIDDEN = frozenset({"call_hi_primitive", "call_exported"})
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Any], params: dict | None = None) -> list[Any]:
+    """Evaluate ``eqn`` on ``operands``; always a list of results."""
+    stored = eqn.params if params is None else params
+    out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(stored))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def equation_context(eqn: JaxprEqn) -> AbstractContextManager:
+    """Mesh and configuration that ``eqn`` was traced under."""
+    return eqn.ctx.manager
+
+
+def named_like(eqn: JaxprEqn) -> AbstractContextManager:
+    """Give what is traced inside the name stack and source line of ``eqn``."""
+    stack = source_info.current_name_stack() + eqn.source_info.name_stack
+    return source_info.user_context(eqn.source_info.traceback, name_stack=stack)
+
+
+def name_stack(eqn: JaxprEqn) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``(scopes, transforms)`` of the equation, relative to its own jaxpr, outermost first."""
+    stack = eqn.source_info.name_stack.stack
+    scopes = tuple(part.name for part in stack if type(part).__name__ == "Scope")
+    transforms = tuple(part.name for part in stack if type(part).__name__ == "Transform")
+    return scopes, transforms
+
+
+def source_line(eqn: JaxprEqn) -> str:
+    """``file.py:12 (function)`` of the user's code, or an empty string."""
+    text = source_info.summarize(eqn.source_info)
+    path, _, rest = text.rpartition("/")
+    return rest if path else text
+
+
+def scan_parts(eqn: JaxprEqn, values: Sequence[Any]) -> tuple[list, list, list]:
+    """Split one value per operand of a ``scan`` into constants, carries and scanned inputs."""
+    consts, carry, xs = eqn.params["ft_in"].update(list(values)).unpack()
+    return list(consts), list(carry), list(xs)
+
+
+def unspecified_as_none(sharding: Any) -> Any:
+    """``None`` where ``jit`` was given no sharding, else the sharding."""
+    return None if type(sharding).__name__ == "UnspecifiedValue" else sharding
+
+
+def is_saveable(verdict: Any) -> bool:
+    """Whether a rematerialization policy's answer means "keep this value"."""
+    return verdict is True or type(verdict).__name__ == "SaveableType"
+
+
+def varying_axes(value: Any) -> frozenset:
+    """Manual mesh axes that ``value`` varies over (inside ``shard_map``)."""
+    mat = getattr(jax.typeof(value), "mat", None)
+    return frozenset(getattr(mat, "varying", ()) or ())
+
+
+def trace_context() -> tuple:
+    """What, besides the arguments, changes the program a trace gives; part of cache keys."""
+    config = jax.config
+    return (
+        jax.sharding.get_abstract_mesh(),
+        config.jax_enable_x64,
+        config.jax_numpy_dtype_promotion,
+        config.jax_default_matmul_precision,
+        config.jax_default_prng_impl,
+        config.jax_debug_nans,
+    )

@@ -1,0 +1,128 @@
+"""The programs of user-defined derivative rules, traced so that they can be planned too.
+
+A ``custom_vjp_call`` or ``custom_jvp_call`` shows only its primal program; its rules exist as
+Python callables that JAX runs when it differentiates. They are traced here through `jax.vjp`
+and `jax.jvp` of the equation itself, so whatever the user's rule does is in the jaxpr.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import dtypes
+
+from qpass.graph._jax import Jaxpr, JaxprEqn, bind, params_jaxprs
+
+CONTRACTIONS = frozenset(
+    {"dot_general", "ragged_dot_general", "conv_general_dilated", "scaled_dot"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class VjpPrograms:
+    """Forward and backward program of a ``custom_vjp_call``.
+
+    Attributes:
+        fwd: operands of the equation -> its results, then the residuals.
+        bwd: residuals, then cotangents of the floating results -> cotangents of the operands
+            listed in ``differentiable``.
+        n_consts: leading operands that are closed over, never differentiated.
+        differentiable: positions of the operands that get a cotangent.
+        floating_results: positions of the results that bring one.
+    """
+
+    fwd: Jaxpr
+    bwd: Jaxpr
+    n_consts: int
+    differentiable: tuple[int, ...]
+    floating_results: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class JvpProgram:
+    """Forward-mode program of a ``custom_jvp_call``.
+
+    Attributes:
+        jvp: operands, then tangents of the floating ones -> results, then their tangents.
+        n_consts: leading operands that are closed over, never differentiated.
+        differentiable: positions of the operands that have a tangent.
+        floating_results: positions of the results that have one.
+    """
+
+    jvp: Jaxpr
+    n_consts: int
+    differentiable: tuple[int, ...]
+    floating_results: tuple[int, ...]
+
+
+def derivative_programs(eqn: JaxprEqn) -> VjpPrograms | JvpProgram | None:
+    """Trace the derivative rules of ``eqn``; None when it has none that hold contractions."""
+    if eqn.primitive.name == "custom_vjp_call":
+        programs = _trace_vjp(eqn)
+        return programs if any(map(contains_contraction, (programs.fwd, programs.bwd))) else None
+    if eqn.primitive.name == "custom_jvp_call" and contains_contraction(eqn.params["call_jaxpr"]):
+        return _trace_jvp(eqn)
+    return None
+
+
+def contains_contraction(jaxpr: Jaxpr) -> bool:
+    """Whether a contraction occurs anywhere inside ``jaxpr``."""
+    return any(
+        eqn.primitive.name in CONTRACTIONS or any(map(contains_contraction, params_jaxprs(eqn)))
+        for eqn in jaxpr.eqns
+    )
+
+
+def float_positions(avals: list) -> tuple[int, ...]:
+    """Positions of the avals that have a tangent of their own dtype."""
+    return tuple(i for i, aval in enumerate(avals) if dtypes.issubdtype(aval.dtype, np.inexact))
+
+
+def with_float0(avals: list, positions: tuple[int, ...], values: Any) -> list:
+    """``values`` at ``positions``; the float0 zeros that JAX wants everywhere else."""
+    given = dict(zip(positions, values, strict=True))
+    return [
+        given[i] if i in given else np.zeros(aval.shape, dtypes.float0)
+        for i, aval in enumerate(avals)
+    ]
+
+
+def _trace_vjp(eqn: JaxprEqn) -> VjpPrograms:
+    n_consts = eqn.params.get("num_consts", 0)
+    avals = [v.aval for v in eqn.invars]
+    results = [v.aval for v in eqn.outvars]
+    floating = float_positions(results)
+    differentiable = tuple(i for i in float_positions(avals) if i >= n_consts)
+    structure = {}
+
+    def fwd(*operands):
+        consts, args = operands[:n_consts], operands[n_consts:]
+        out, pull = jax.vjp(lambda *a: bind(eqn, [*consts, *a]), *args)
+        residuals, structure["pull"] = jax.tree.flatten(pull)
+        return out, residuals
+
+    def bwd(residuals, cotangents):
+        pull = jax.tree.unflatten(structure["pull"], residuals)
+        grads = pull(with_float0(results, floating, cotangents))
+        return [grads[i - n_consts] for i in differentiable]
+
+    fwd_jaxpr, (_, residuals) = jax.make_jaxpr(fwd, return_shape=True)(*avals)
+    bwd_jaxpr = jax.make_jaxpr(bwd)(residuals, [results[i] for i in floating])
+    return VjpPrograms(fwd_jaxpr, bwd_jaxpr, n_consts, differentiable, floating)
+
+
+def _trace_jvp(eqn: JaxprEqn) -> JvpProgram:
+    n_consts = eqn.params.get("num_consts", 0)
+    avals = [v.aval for v in eqn.invars]
+    differentiable = tuple(i for i in float_positions(avals) if i >= n_consts)
+    floating = float_positions([v.aval for v in eqn.outvars])
+
+    def jvp(operands, tangents):
+        consts, args = operands[:n_consts], operands[n_consts:]
+        full = with_float0(avals[n_consts:], tuple(i - n_consts for i in differentiable), tangents)
+        out, dots = jax.jvp(lambda *a: bind(eqn, [*consts, *a]), tuple(args), tuple(full))
+        return out, [dots[i] for i in floating]
+
+    jaxpr = jax.make_jaxpr(jvp)(avals, [avals[i] for i in differentiable])
+    return JvpProgram(jaxpr, n_consts, differentiable, floating)

@@ -1,0 +1,217 @@
+"""Tracing: a function and example arguments become a Program, a closed jaxpr with its trees.
+
+The jaxpr is the only intermediate representation of qpass: every Program runs.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from qpass.errors import CallError
+from qpass.graph._jax import Jaxpr, trace_context
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One dynamic input of a program.
+
+    Attributes:
+        argument: position (``int``) or keyword (``str``) of the argument that holds it.
+        path: where it sits, ``/``-joined, as the framework's users write it
+            (``layers/mlp/up/kernel``); the argument's own name when it is a bare array.
+        is_param: whether it belongs to the parameters.
+    """
+
+    argument: int | str
+    path: str
+    is_param: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call, split into arrays and static values.
+
+    Attributes:
+        values: the dynamic leaves in tree order: arrays, or wrapped arrays (see ``is_wrapped``).
+        leaves: a `Leaf` for each value.
+        statics: ``(index in the full leaf list, value)`` of every leaf that is not an array.
+        tree: tree structure of ``(args, kwargs)`` with all leaves.
+    """
+
+    values: tuple[Any, ...]
+    leaves: tuple[Leaf, ...]
+    statics: tuple[tuple[int, Any], ...]
+    tree: Any
+
+    def rebuild(self, values: Sequence[Any]) -> tuple[tuple, dict]:
+        """``(args, kwargs)`` with ``values`` in place of the dynamic leaves."""
+        static = dict(self.statics)
+        rest = iter(values)
+        total = len(self.values) + len(static)
+        full = [static[i] if i in static else next(rest) for i in range(total)]
+        return jax.tree.unflatten(self.tree, full)
+
+    def key(self) -> tuple:
+        """What a trace of this call depends on; hashable.
+
+        Raises:
+            CallError: a static argument cannot be hashed.
+        """
+        avals = tuple(abstract(value) for value in self.values)
+        key = (self.tree, avals, self.statics, trace_context())
+        try:
+            hash(key)
+        except TypeError as err:
+            kinds = [type(value).__name__ for _, value in self.statics]
+            raise CallError(
+                "an argument that is not an array must be hashable; "
+                f"static leaves are {kinds}: {err}. Pass it as an array, or close over it."
+            ) from err
+        return key
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced function: ``jaxpr`` takes the dynamic leaves of ``call`` and gives flat outputs.
+
+    Attributes:
+        jaxpr: the closed jaxpr, float inputs throughout.
+        call: the example call; its values are abstract.
+        out_tree: structure of the function's result.
+        name: the function's name, for error messages.
+    """
+
+    jaxpr: Jaxpr
+    call: Call
+    out_tree: Any
+    name: str
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """One `Leaf` for each input of ``jaxpr``."""
+        return self.call.leaves
+
+
+def abstract(value: Any) -> Any:
+    """Shape, dtype and sharding of an array; a wrapped array abstracts leaf by leaf."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.core.ShapedArray(value.shape, value.dtype)
+    leaves, tree = jax.tree.flatten(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return jax.typeof(value)
+    return tree, tuple(abstract(leaf) for leaf in leaves)
+
+
+def is_dynamic(value: Any) -> bool:
+    """Arrays, tracers and abstract arrays are traced; every other leaf is a static value."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind not in "OUSV" or jax.dtypes.issubdtype(value.dtype, np.number)
+    return isinstance(value, jax.Array | jax.ShapeDtypeStruct) or hasattr(value, "__jax_array__")
+
+
+def split_call(
+    fn: Callable,
+    args: tuple,
+    kwargs: dict,
+    params: int | str | Callable[[str], bool] | None,
+    is_wrapped: Callable[[Any], bool],
+) -> Call:
+    """Flatten a call of ``fn``.
+
+    Args:
+        fn: the function, for its argument names.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        params: which leaves are parameters: an argument's position or name, a predicate on
+            ``argument/path``, or None for none.
+        is_wrapped: tells a value that stands for one array (a QTensor) and is kept whole.
+
+    Raises:
+        CallError: wrong number of arguments, or ``params`` names no argument of the call.
+    """
+    names = argument_names(fn, args, kwargs)
+    flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=is_wrapped)
+    values, leaves, statics = [], [], []
+    for index, (keys, value) in enumerate(flat):
+        if is_wrapped(value) or is_dynamic(value):
+            values.append(value)
+            leaves.append(_leaf(keys, names, params))
+        else:
+            statics.append((index, value))
+    _check_params(params, names, fn)
+    return Call(tuple(values), tuple(leaves), tuple(statics), tree)
+
+
+def argument_names(fn: Callable, args: tuple, kwargs: dict) -> dict[int | str, str]:
+    """Name of every argument given, by position or keyword.
+
+    Raises:
+        CallError: ``fn`` cannot be called with these arguments.
+    """
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return {i: f"arg{i}" for i in range(len(args))} | {k: k for k in kwargs}
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as err:
+        given = f"{len(args)} positional, {sorted(kwargs)} by name"
+        raise CallError(
+            f"cannot call {function_name(fn)}{signature} with the arguments given ({given}): {err}"
+        ) from err
+    declared = list(signature.parameters.values())
+    fixed = [p.name for p in declared if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    positional = {i: fixed[i] if i < len(fixed) else f"arg{i}" for i in range(len(args))}
+    return positional | {key: key for key in kwargs}
+
+
+def trace(fn: Callable, call: Call, float_aval: Callable[[Any], Any]) -> Program:
+    """Trace ``fn`` at ``call`` with every wrapped value replaced by its float array.
+
+    Args:
+        fn: the user's function.
+        call: its arguments.
+        float_aval: abstract float array that a dynamic value stands for.
+    """
+    avals = [float_aval(value) for value in call.values]
+
+    def flat_fn(*values):
+        args, kwargs = call.rebuild(values)
+        return fn(*args, **kwargs)
+
+    jaxpr, out = jax.make_jaxpr(flat_fn, return_shape=True)(*avals)
+    frozen = Call(tuple(avals), call.leaves, call.statics, call.tree)
+    return Program(jaxpr, frozen, jax.tree.structure(out), function_name(fn))
+
+
+def function_name(fn: Callable) -> str:
+    """Readable name of a callable."""
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
+def _leaf(keys: tuple, names: dict, params: Any) -> Leaf:
+    group, argument_key, *rest = keys
+    positional = group.idx == 0
+    argument = argument_key.idx if positional else argument_key.key
+    name = names[argument]
+    path = jax.tree_util.keystr(tuple(rest), simple=True, separator="/").removesuffix("/value")
+    if callable(params):
+        is_param = bool(params("/".join(filter(None, (name, path)))))
+    else:
+        is_param = params is not None and params in (argument, name)
+    return Leaf(argument, path or name, is_param)
+
+
+def _check_params(params: Any, names: dict, fn: Callable) -> None:
+    if params is None or callable(params):
+        return
+    if params not in names and params not in names.values():
+        raise CallError(
+            f"params={params!r} names no argument of this call of {function_name(fn)}; "
+            f"the arguments given are {list(names.values())}. "
+            "Give transform(params=...) a position, a name, or a predicate on the path."
+        )

@@ -1,0 +1,201 @@
+"""Where an operand comes from: which input leaf, through which layout operations, on which axes.
+
+A value has an `Origin` while only layout operations lie between it and an input leaf. Each of
+its dimensions knows the leaf axes it is made of, so a contraction over dimensions of the
+operand names the contracted axes of the leaf itself. The first operation that computes
+something new ends that: the value is `Lost`, with the reason.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jax import dtypes
+
+from qpass.graph._jax import JaxprEqn, source_line
+
+Axes = tuple[frozenset[int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layout step; ``eqn`` is None for the slice that a ``scan`` takes of its input."""
+
+    eqn: JaxprEqn | None
+
+    def __str__(self) -> str:
+        return "scan slice" if self.eqn is None else self.eqn.primitive.name
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A value that is an input leaf seen through layout operations.
+
+    Attributes:
+        leaf: index of the program's input, or ``-1 - k`` for its k-th closed-over constant.
+        axes: for each dimension of the value, the leaf axes that it consists of.
+        steps: the layout operations, in order.
+    """
+
+    leaf: int
+    axes: Axes
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """A value computed by something other than a layout operation.
+
+    Attributes:
+        op: the operation.
+        source: the user's source line, or an empty string.
+        because: why that ended the trail, when the operation's name does not say it.
+    """
+
+    op: str
+    source: str = ""
+    because: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.op} at {self.source}" if self.source else self.op
+        return f"{text} ({self.because})" if self.because else text
+
+
+Flow = Origin | Lost
+
+
+def leaf_origin(leaf: int, ndim: int) -> Origin:
+    """The origin of an input itself."""
+    return Origin(leaf, tuple(frozenset([d]) for d in range(ndim)))
+
+
+def scan_slice(origin: Origin) -> Origin:
+    """The origin of one step's slice of a scanned input."""
+    return Origin(origin.leaf, origin.axes[1:], (*origin.steps, Step(None)))
+
+
+def follow(eqn: JaxprEqn, flows: Sequence[Flow]) -> list[Flow]:
+    """Flows of the results of a first-order equation, given those of its operands."""
+    name = eqn.primitive.name
+    if name in ELEMENT_FOR_ELEMENT:
+        return [_step(eqn, flow, _same) for flow in flows]
+    rule = LAYOUT.get(name)
+    if rule is not None and isinstance(flows[0], Origin):
+        return [_step(eqn, flows[0], rule)]
+    because = "embedding lookup" if name == "gather" and isinstance(flows[0], Origin) else ""
+    return [Lost(name, source_line(eqn), because) for _ in eqn.outvars]
+
+
+def continues(eqn: JaxprEqn, operand: int) -> bool:
+    """Whether ``eqn`` only re-arranges this operand, so that reading it is no use in itself."""
+    name = eqn.primitive.name
+    return name in ELEMENT_FOR_ELEMENT or (name in LAYOUT and operand == 0)
+
+
+def _step(eqn: JaxprEqn, flow: Flow, rule: Callable) -> Flow:
+    if isinstance(flow, Lost):
+        return flow
+    axes = rule(eqn, flow.axes)
+    if axes is None:
+        return Lost(eqn.primitive.name, source_line(eqn), "its axes cannot be followed")
+    return Origin(flow.leaf, axes, (*flow.steps, Step(eqn)))
+
+
+def _same(eqn: JaxprEqn, axes: Axes) -> Axes:
+    return axes
+
+
+def _convert(eqn: JaxprEqn, axes: Axes) -> Axes | None:
+    kinds = (eqn.invars[0].aval.dtype, eqn.params["new_dtype"])
+    return axes if all(dtypes.issubdtype(k, np.floating) for k in kinds) else None
+
+
+def _transpose(eqn: JaxprEqn, axes: Axes) -> Axes:
+    return tuple(axes[d] for d in eqn.params["permutation"])
+
+
+def _squeeze(eqn: JaxprEqn, axes: Axes) -> Axes:
+    gone = {d % len(axes) for d in eqn.params["dimensions"]}
+    return tuple(a for d, a in enumerate(axes) if d not in gone)
+
+
+def _broadcast(eqn: JaxprEqn, axes: Axes) -> Axes:
+    out = [frozenset()] * len(eqn.params["shape"])
+    for d, target in enumerate(eqn.params["broadcast_dimensions"]):
+        out[target] = axes[d]
+    return tuple(out)
+
+
+def _reshape(eqn: JaxprEqn, axes: Axes) -> Axes | None:
+    if eqn.params.get("dimensions") is not None:
+        return None
+    out: list[frozenset[int]] = []
+    for ins, outs in reshape_groups(eqn.invars[0].aval.shape, eqn.params["new_sizes"]):
+        union = frozenset().union(*(axes[d] for d in ins))
+        out.extend([union] * len(outs))
+    return tuple(out)
+
+
+def reshape_groups(old: Sequence, new: Sequence) -> list[tuple[list[int], list[int]]]:
+    """Cut a reshape into the smallest runs of dimensions with equal products.
+
+    Returns:
+        ``(old dimensions, new dimensions)`` of each run, in order.
+    """
+    groups, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        ins, outs = [], []
+        left = right = 1
+        if i < len(old):
+            left, i = old[i], i + 1
+            ins.append(i - 1)
+        if j < len(new):
+            right, j = new[j], j + 1
+            outs.append(j - 1)
+        while left != right:
+            if i >= len(old) and j >= len(new):  # sizes of zero: nothing left to balance with
+                break
+            if j >= len(new) or (i < len(old) and _less(left, right)):
+                left, i = left * old[i], i + 1
+                ins.append(i - 1)
+            else:
+                right, j = right * new[j], j + 1
+                outs.append(j - 1)
+        groups.append((ins, outs))
+    return groups
+
+
+def _less(left: Any, right: Any) -> bool:
+    try:
+        return bool(left < right)
+    except Exception:  # symbolic dimensions that cannot be compared: take from the left first
+        return True
+
+
+ELEMENT_FOR_ELEMENT = frozenset({"optimization_barrier", "device_put"})
+
+LAYOUT: Mapping[str, Callable[[JaxprEqn, Axes], Axes | None]] = MappingProxyType(
+    {
+        "broadcast_in_dim": _broadcast,
+        "convert_element_type": _convert,
+        "copy": _same,
+        "copy_p": _same,
+        "dynamic_slice": _same,
+        "layout_constraint": _same,
+        "mesh_cast": _same,
+        "name": _same,
+        "pcast": _same,
+        "pvary": _same,
+        "reduced_vary_cast": _same,
+        "reshape": _reshape,
+        "reshard": _same,
+        "rev": _same,
+        "sharding_constraint": _same,
+        "slice": _same,
+        "squeeze": _squeeze,
+        "stop_gradient": _same,
+        "transpose": _transpose,
+    }
+)

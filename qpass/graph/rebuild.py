@@ -1,0 +1,297 @@
+"""One rule for each higher-order primitive: rebuild it around a rewritten sub-program.
+
+Rebuilding through JAX's public API (instead of swapping the jaxpr in the parameters) lets wrapped values cross the
+boundary, keeps derivative rules attached, and differentiates correctly with respect to values
+that the replacement captures. The exception is a rematerialization that JAX has already
+differentiated: `jax.checkpoint` would reset that mark and let XLA undo it, so it is rebound.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from qpass.graph._jax import (
+    Jaxpr,
+    JaxprEqn,
+    bind,
+    scan_parts,
+    unspecified_as_none,
+    varying_axes,
+)
+from qpass.graph.higher_order import bodies
+from qpass.graph.rebuild_custom import custom_jvp, custom_vjp
+from qpass.graph.rewrite import SAVED, Frame, Result, Rewriter, Taps
+
+
+def _flat_body(rw: Rewriter, jaxpr: Jaxpr, operands: list, frame: Frame) -> tuple[Callable, list]:
+    """The rewritten sub-program as a function of plain arrays, and those arrays."""
+    flat, tree = jax.tree.flatten(operands)
+
+    def body(*arrays):
+        return rw.run(jaxpr, jax.tree.unflatten(tree, arrays), frame)
+
+    return body, flat
+
+
+def _jit(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    params = eqn.params
+    inner = frame.enter(index, "body")
+    body, flat = _flat_body(rw, params["jaxpr"], operands, inner)
+    key = (id(params["jaxpr"]), jax.tree.structure(operands), *_relative(rw, inner))
+    if rw.tap is not None or key not in rw.calls:
+        body.__name__ = body.__qualname__ = params["name"]
+        rw.calls[key] = jax.jit(body, **_jit_options(params, operands))
+    return rw.calls[key](*flat)
+
+
+def _relative(rw: Rewriter, frame: Frame) -> tuple:
+    """What decides how a shared jaxpr is rewritten below ``frame``."""
+    depth = len(frame.path)
+    below = tuple(
+        (path[depth:], index, decision)
+        for (path, index), decision in rw.decisions.items()
+        if path[:depth] == frame.path
+    )
+    return below, id(frame.policy)
+
+
+def _jit_options(params: Mapping, operands: list) -> dict[str, Any]:
+    counts = [len(jax.tree.leaves(value)) for value in operands]
+    given = [unspecified_as_none(s) for s in params["in_shardings"]]
+    shardings = [
+        s if n == 1 else None for s, n in zip(given, counts, strict=True) for _ in range(n)
+    ]
+    donated = [d for d, n in zip(params["donated_invars"], counts, strict=True) for _ in range(n)]
+    options: dict[str, Any] = {
+        "donate_argnums": [i for i, d in enumerate(donated) if d],
+        "keep_unused": params["keep_unused"],
+        "inline": params["inline"],
+        "compiler_options": dict(params["compiler_options_kvs"]) or None,
+    }
+    outs = [unspecified_as_none(s) for s in params["out_shardings"]]
+    if any(s is not None for s in shardings):
+        options["in_shardings"] = tuple(shardings)
+    if any(s is not None for s in outs):
+        options["out_shardings"] = (outs, None)
+    return options
+
+
+def _remat(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    policy = eqn.params["policy"]
+    inner = Frame((*frame.path, (index, "body")), policy)
+    body, flat = _flat_body(rw, eqn.params["jaxpr"], operands, inner)
+    if eqn.params["differentiated"]:
+        return _rebind(eqn, "jaxpr", body, flat)
+    extended = None if policy is None else _also_saving_replacements(policy)
+    return jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=extended)(*flat)
+
+
+def _also_saving_replacements(policy: Callable) -> Callable:
+    """A policy names primitives; the replaced product is another one, so it is saved by name."""
+    policies = jax.checkpoint_policies
+    return policies.save_from_both_policies(policy, policies.save_only_these_names(SAVED))
+
+
+def _rebind(eqn: JaxprEqn, name: str, body: Callable, flat: list) -> Any:
+    """Bind ``eqn`` again with parameter ``name`` replaced by the traced ``body``."""
+    jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)(*flat)
+    closed = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
+    out = bind(eqn, [*jaxpr.consts, *flat], {**eqn.params, name: closed})
+    return jax.tree.unflatten(jax.tree.structure(shapes), out)
+
+
+def _metadata_call(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    body, flat = _flat_body(rw, eqn.params["jaxpr"], operands, frame.enter(index, "body"))
+    return _rebind(eqn, "jaxpr", body, flat)
+
+
+def _inline(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "body"))
+
+
+def _scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    params, jaxpr = eqn.params, eqn.params["jaxpr"]
+    (body,) = bodies(eqn)
+    consts, carry, xs = scan_parts(eqn, operands)
+    fixed, moving = _split_carry(rw, body, carry, len(consts), frame, index)
+    n_carry = len(carry)
+
+    def step(state, slices):
+        values = _merge(fixed, state)
+        outs, taps = rw.run(jaxpr, [*consts, *values, *slices], frame.enter(index, "body"))
+        new = [_as_carry(rw, outs[k], jaxpr.outvars[k].aval, frame, index) for k in moving]
+        ys = rw.unwrap_all(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
+        return new, (ys, taps)
+
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    state, (ys, taps) = lax.scan(
+        step, list(moving.values()), [rw.operations.stacked(x) for x in xs], **options
+    )
+    return [*_merge(fixed, state), *ys], taps
+
+
+def _split_carry(
+    rw: Rewriter, body: Any, carry: list, first: int, frame: Frame, index: int
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Wrapped carries that no iteration changes are held fixed; everything else moves."""
+    fixed, moving = {}, {}
+    for k, value in enumerate(carry):
+        if rw.operations.is_wrapped(value) and first + k not in body.updated:
+            fixed[k] = value
+        else:
+            why = "dequantized: carried and updated by a loop"
+            moving[k] = rw.unwrap(value, (frame.path, index), why)
+    return fixed, moving
+
+
+def _merge(fixed: dict[int, Any], state: list) -> list:
+    rest = iter(state)
+    return [fixed[k] if k in fixed else next(rest) for k in range(len(fixed) + len(state))]
+
+
+def _as_carry(rw: Rewriter, value: Any, aval: Any, frame: Frame, index: int) -> Any:
+    value = rw.unwrap(value, (frame.path, index), "dequantized: carried by a loop")
+    if jnp.result_type(value) == aval.dtype:
+        return value
+    return lax.convert_element_type(value, aval.dtype)
+
+
+def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    params = eqn.params
+    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+    cond_consts, body_consts = operands[:n_cond], operands[n_cond : n_cond + n_body]
+    body = bodies(eqn)[1]
+    fixed, moving = _split_carry(rw, body, operands[n_cond + n_body :], n_body, frame, index)
+    avals = [v.aval for v in params["body_jaxpr"].outvars]
+
+    def run_body(state):
+        values = [*body_consts, *_merge(fixed, state)]
+        outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
+        return [_as_carry(rw, outs[k], avals[k], frame, index) for k in moving], taps
+
+    def cond(loop):
+        values = [*cond_consts, *_merge(fixed, loop[0])]
+        return rw.run(params["cond_jaxpr"], values, frame.enter(index, "cond"))[0][0]
+
+    def step(loop):
+        state, taps = run_body(loop[0])
+        return state, jax.tree.map(jnp.add, loop[1], taps)
+
+    state = list(moving.values())
+    zeros = _zeros(jax.eval_shape(run_body, state)[1]) if rw.tap else {}
+    state, taps = lax.while_loop(cond, step, (state, zeros))
+    return _merge(fixed, state), taps
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def _cond(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    choice, *rest = operands
+    runs = [
+        partial(_branch, rw, jaxpr, frame, index, k)
+        for k, jaxpr in enumerate(eqn.params["branches"])
+    ]
+    every: Taps = {}
+    if rw.tap is not None:
+        for run in runs:
+            every.update(jax.eval_shape(run, *rest)[1])
+    filled = [partial(_with_missing_taps, run, every) for run in runs]
+    if eqn.params.get("branches_platforms") is not None:
+        return _rebind_branches(eqn, filled, choice, rest)
+    return lax.switch(choice, filled, *rest)
+
+
+def _branch(rw: Rewriter, jaxpr: Jaxpr, frame: Frame, index: int, k: int, *operands: Any) -> Result:
+    outs, taps = rw.run(jaxpr, operands, frame.enter(index, f"branch{k}"))
+    return rw.unwrap_all(outs, frame, index, "dequantized: result of a branch"), taps
+
+
+def _with_missing_taps(run: Callable, every: Taps, *operands: Any) -> Result:
+    outs, taps = run(*operands)
+    return outs, {name: taps[name] if name in taps else _zeros(every[name]) for name in every}
+
+
+def _rebind_branches(eqn: JaxprEqn, runs: list[Callable], choice: Any, operands: list) -> Result:
+    """``platform_dependent``: the platforms are parameters, so only the branches are replaced."""
+    flat, tree = jax.tree.flatten(operands)
+    traced = [
+        jax.make_jaxpr(lambda *a, run=run: run(*jax.tree.unflatten(tree, a)), return_shape=True)(
+            *flat
+        )
+        for run in runs
+    ]
+    branches = tuple(jaxpr for jaxpr, _ in traced)
+    out = bind(eqn, [choice, *flat], {**eqn.params, "branches": branches})
+    return jax.tree.unflatten(jax.tree.structure(traced[0][1]), out)
+
+
+def _shard_map(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    params = eqn.params
+    axes = tuple(params["newly_manual_axes"])
+    values, specs = [], []
+    for value, spec in zip(operands, params["in_specs"], strict=True):
+        value, spec = _sharded_operand(rw, value, spec, params["mesh"], frame, index)
+        values.append(value)
+        specs.append(spec)
+
+    def body(*args):
+        outs, taps = rw.run(params["jaxpr"], args, frame.enter(index, "body"))
+        outs = rw.unwrap_all(outs, frame, index, "dequantized: result of a shard_map")
+        return tuple(outs), jax.tree.map(lambda tap: _total(tap, axes), taps)
+
+    mapped = jax.shard_map(
+        body,
+        mesh=params["mesh"],
+        in_specs=tuple(specs),
+        out_specs=(tuple(params["out_specs"]), PartitionSpec()),
+        axis_names=set(axes),
+        check_vma=params["check_vma"],
+    )
+    outs, taps = mapped(*values)
+    return list(outs), taps
+
+
+def _sharded_operand(
+    rw: Rewriter, value: Any, spec: Any, mesh: Any, frame: Frame, index: int
+) -> tuple[Any, Any]:
+    if not rw.operations.is_wrapped(value):
+        return value, spec
+    inner = rw.operations.shard_specs(value, spec, mesh)
+    if inner is not None:
+        return value, inner
+    why = "dequantized: its scales cannot be split as the shard_map splits the weight"
+    return rw.unwrap(value, (frame.path, index), why), spec
+
+
+def _total(tap: Any, axes: tuple) -> Any:
+    missing = tuple(a for a in axes if a not in varying_axes(tap))
+    varying = lax.pcast(tap, missing, to="varying") if missing and varying_axes(tap) else tap
+    return lax.psum(varying, axes)
+
+
+REBUILD: Mapping[str, Callable] = MappingProxyType(
+    {
+        "jit": _jit,
+        "pjit": _jit,
+        "remat2": _remat,
+        "checkpoint": _remat,
+        "eval_jaxpr": _inline,
+        "closed_call": _inline,
+        "core_call": _inline,
+        "xla_metadata_call": _metadata_call,
+        "custom_jvp_call": custom_jvp,
+        "custom_vjp_call": custom_vjp,
+        "scan": _scan,
+        "while": _while,
+        "cond": _cond,
+        "shard_map": _shard_map,
+    }
+)

@@ -1,0 +1,117 @@
+"""The rules that rebuild ``custom_vjp_call`` and ``custom_jvp_call`` with their derivative rules.
+
+Leading operands that the equation closes over (``num_consts``) stay closed over: passed as
+arguments they would be differentiated, which the user's rule does not provide for.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qpass.graph._jax import JaxprEqn, bind
+from qpass.graph.derivatives import JvpProgram, VjpPrograms, with_float0
+from qpass.graph.rewrite import Frame, Result, Rewriter
+
+
+def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    """A ``custom_vjp_call``: its three programs rewritten, its rule kept."""
+    primal = frame.enter(index, "primal")
+    if rw.tap is not None:  # taps leave as extra results, which a derivative rule cannot have
+        return rw.run(eqn.params["call_jaxpr"], operands, primal)
+    programs = rw.derivatives.get((frame.path, index))
+    if not isinstance(programs, VjpPrograms):
+        why = f"dequantized at {eqn.primitive.name}"
+        return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
+    consts, args = operands[: programs.n_consts], operands[programs.n_consts :]
+    flat, tree = jax.tree.flatten(args)
+    n_results = len(eqn.outvars)
+
+    @jax.custom_vjp
+    def call(*arrays):
+        outs, _ = rw.run(
+            eqn.params["call_jaxpr"], [*consts, *jax.tree.unflatten(tree, arrays)], primal
+        )
+        return rw.unwrap_all(outs, frame, index, "dequantized: result of custom_vjp")
+
+    def fwd(*arrays):
+        values = [*consts, *jax.tree.unflatten(tree, arrays)]
+        outs, _ = rw.run(programs.fwd, values, frame.enter(index, "fwd"))
+        results = rw.unwrap_all(outs[:n_results], frame, index, "dequantized: custom_vjp")
+        return results, outs[n_results:]
+
+    def bwd(residuals, cotangents):
+        seen = [cotangents[i] for i in programs.floating_results]
+        grads, _ = rw.run(programs.bwd, [*residuals, *seen], frame.enter(index, "bwd"))
+        by_position = dict(zip(programs.differentiable, grads, strict=True))
+        return _flat_cotangents(rw, args, by_position, programs.n_consts)
+
+    call.defvjp(fwd, bwd)
+    return call(*flat), {}
+
+
+def _flat_cotangents(rw: Rewriter, args: list, grads: dict[int, Any], first: int) -> tuple:
+    """One cotangent for each flat array: a wrapped argument's goes to its float weight."""
+    out: list[Any] = []
+    for k, value in enumerate(args):
+        grad = grads.get(first + k)
+        if not rw.operations.is_wrapped(value):
+            out.append(grad)
+            continue
+        latent = rw.operations.latent_position(value)
+        n_leaves = len(jax.tree.leaves(value))
+        out.extend(grad if i == latent else None for i in range(n_leaves))
+    return tuple(out)
+
+
+def custom_jvp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    """A ``custom_jvp_call``: both programs rewritten, its rule kept."""
+    primal = frame.enter(index, "primal")
+    if rw.tap is not None:
+        return rw.run(eqn.params["call_jaxpr"], operands, primal)
+    program = rw.derivatives.get((frame.path, index))
+    if not isinstance(program, JvpProgram):
+        why = f"dequantized at {eqn.primitive.name}"
+        return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
+    consts, args = operands[: program.n_consts], operands[program.n_consts :]
+    flat, tree = jax.tree.flatten(args)
+    n_results = len(eqn.outvars)
+
+    @jax.custom_jvp
+    def call(*arrays):
+        values = [*consts, *jax.tree.unflatten(tree, arrays)]
+        outs, _ = rw.run(eqn.params["call_jaxpr"], values, primal)
+        return rw.unwrap_all(outs, frame, index, "dequantized: result of custom_jvp")
+
+    @call.defjvp
+    def jvp(arrays, dots):
+        values = [*consts, *jax.tree.unflatten(tree, arrays)]
+        tangents = _tangents(rw, args, dots, program)
+        outs, _ = rw.run(program.jvp, [*values, *tangents], frame.enter(index, "jvp"))
+        results = rw.unwrap_all(outs[:n_results], frame, index, "dequantized: custom_jvp")
+        return results, _full_tangents(eqn, results, outs[n_results:], program)
+
+    return call(*flat), {}
+
+
+def _tangents(rw: Rewriter, args: list, dots: tuple, program: JvpProgram) -> list:
+    """The tangent of each differentiable argument; a wrapped one has its float weight's."""
+    out, position = [], 0
+    for k, value in enumerate(args):
+        n = len(jax.tree.leaves(value))
+        mine = dots[position : position + n]
+        position += n
+        if program.n_consts + k not in program.differentiable:
+            continue
+        if rw.operations.is_wrapped(value):
+            latent = rw.operations.latent_position(value)
+            array = jax.eval_shape(rw.operations.unwrap, value)
+            zero = jnp.zeros(array.shape, array.dtype)
+            out.append(zero if latent is None else mine[latent])
+        else:
+            out.append(mine[0])
+    return out
+
+
+def _full_tangents(eqn: JaxprEqn, results: list, dots: list, program: JvpProgram) -> list:
+    return with_float0([v.aval for v in eqn.outvars], program.floating_results, dots)

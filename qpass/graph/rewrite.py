@@ -1,0 +1,179 @@
+"""The interpreter: evaluates a jaxpr with contractions replaced and wrapped values inside.
+
+The environment holds arrays or *wrapped* values (pytrees that stand for one array: QTensors).
+What is done with them is handed in as `Operations`; this module knows programs and no numbers.
+A wrapped value passes through layout operations and into nested programs; any other equation
+gets the array it stands for, and a note says so. Each higher-order primitive is rebuilt by its
+rule in `qpass.graph.rebuild`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from qpass.graph._jax import (
+    Jaxpr,
+    JaxprEqn,
+    Literal,
+    bind,
+    equation_context,
+    is_saveable,
+    named_like,
+    source_line,
+)
+from qpass.graph.dataflow import Key, Path
+
+SAVED = "qpass.saved"
+Taps = dict[str, Any]
+Result = tuple[list, Taps]
+
+
+class Operations(Protocol):
+    """What the rewriter needs to know about wrapped values and decided sites."""
+
+    def is_wrapped(self, value: Any) -> bool:
+        """Whether ``value`` stands for an array without being one."""
+        ...
+
+    def unwrap(self, value: Any) -> jax.Array:
+        """The array that a wrapped value stands for; arrays pass unchanged."""
+        ...
+
+    def latent_position(self, value: Any) -> int | None:
+        """Which of the arrays inside a wrapped value receives gradients; None for none."""
+        ...
+
+    def stacked(self, value: Any) -> Any:
+        """The value, ready to be scanned over its leading axis."""
+        ...
+
+    def layout(self, eqn: JaxprEqn, operands: Sequence[Any]) -> Any | None:
+        """Result of a layout equation on a wrapped first operand; None when it cannot carry it."""
+        ...
+
+    def contraction(self, decision: Any, eqn: JaxprEqn, operands: Sequence[Any]) -> jax.Array:
+        """Result of a decided site."""
+        ...
+
+    def shard_specs(self, value: Any, spec: Any, mesh: Any) -> Any | None:
+        """Partition specs for the arrays inside a wrapped value; None when they cannot follow."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the interpreter is: its call path, and the remat policy in force there."""
+
+    path: Path = ()
+    policy: Callable | None = None
+
+    def enter(self, index: int, key: str) -> "Frame":
+        """The frame of a sub-program of equation ``index``."""
+        return replace(self, path=(*self.path, (index, key)))
+
+
+@dataclass(eq=False)
+class Rewriter:
+    """One rewriting of one program.
+
+    Attributes:
+        decisions: what to do at each site, by call path; sites not listed stay as they are.
+        derivatives: traced derivative rules, from the dataflow.
+        operations: see `Operations`.
+        rebuild: the rule of each higher-order primitive (`qpass.graph.rebuild.REBUILD`).
+        tap: called with ``(decision, eqn, operands, result)`` at each decided site; the pytree
+            of sums that it returns comes back by call path. None taps nothing.
+        notes: filled with ``(key, text)`` where a wrapped value had to be unwrapped.
+        calls: jitted sub-programs already rebuilt, so that call sites with the same decisions
+            share one trace.
+    """
+
+    decisions: Mapping[Key, Any]
+    derivatives: Mapping[Key, Any]
+    operations: Operations
+    rebuild: Mapping[str, Callable]
+    tap: Callable | None = None
+    notes: list[tuple[Key, str]] = field(default_factory=list)
+    calls: dict[Any, Callable] = field(default_factory=dict)
+    enclosing: frozenset[Key] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.enclosing = frozenset(
+            (path[:depth], path[depth][0])
+            for path, _ in self.decisions
+            for depth in range(len(path))
+        )
+
+    def run(self, jaxpr: Jaxpr, inputs: Sequence[Any], frame: Frame) -> tuple[list, Taps]:
+        """Evaluate ``jaxpr``; results (arrays or wrapped) and what was tapped inside."""
+        env = dict(zip(jaxpr.constvars, jaxpr.consts, strict=True))
+        env.update(zip(jaxpr.invars, inputs, strict=True))
+
+        def read(atom):
+            return atom.val if isinstance(atom, Literal) else env[atom]
+
+        taps: Taps = {}
+        for index, eqn in enumerate(jaxpr.eqns):
+            operands = [read(atom) for atom in eqn.invars]
+            with named_like(eqn), equation_context(eqn):
+                results, inner = self.equation(eqn, operands, frame, index)
+            env.update(zip(eqn.outvars, results, strict=True))
+            taps.update(inner)
+        return [read(atom) for atom in jaxpr.outvars], taps
+
+    def equation(
+        self, eqn: JaxprEqn, operands: list, frame: Frame, index: int
+    ) -> tuple[list, Taps]:
+        """Evaluate one equation: a decided site, a nested program, a layout step, or as it is."""
+        key = (frame.path, index)
+        wrapped = any(map(self.operations.is_wrapped, operands))
+        if key in self.decisions:
+            return self._site(eqn, operands, frame, key)
+        if key in self.enclosing or (wrapped and eqn.primitive.name in self.rebuild):
+            return self.rebuild[eqn.primitive.name](self, eqn, operands, frame, index)
+        if wrapped:
+            return self._wrapped(eqn, operands, key), {}
+        return bind(eqn, operands), {}
+
+    def unwrap(self, value: Any, key: Key, why: str) -> Any:
+        """The array behind ``value``, with a note if it was wrapped."""
+        if not self.operations.is_wrapped(value):
+            return value
+        self.notes.append((key, why))
+        return self.operations.unwrap(value)
+
+    def unwrap_all(self, values: Sequence[Any], frame: Frame, index: int, why: str) -> list:
+        """The arrays behind ``values`` at equation ``index``, with a note for each wrapped one."""
+        return [self.unwrap(value, (frame.path, index), why) for value in values]
+
+    def _site(self, eqn: JaxprEqn, operands: list, frame: Frame, key: Key) -> tuple[list, Taps]:
+        decision = self.decisions[key]
+        result = self.operations.contraction(decision, eqn, operands)
+        taps = (
+            {} if self.tap is None else {tap_name(key): self.tap(decision, eqn, operands, result)}
+        )
+        if frame.policy is not None and _policy_saves(frame.policy, eqn):
+            result = checkpoint_name(result, SAVED)
+        return [result], taps
+
+    def _wrapped(self, eqn: JaxprEqn, operands: list, key: Key) -> list:
+        result = self.operations.layout(eqn, operands)
+        if result is not None:
+            return result if eqn.primitive.multiple_results else [result]
+        why = f"dequantized at {eqn.primitive.name} {source_line(eqn)}".rstrip()
+        return bind(eqn, [self.unwrap(value, key, why) for value in operands])
+
+
+def _policy_saves(policy: Callable, eqn: JaxprEqn) -> bool:
+    """Whether the user's remat policy keeps the result of the original equation."""
+    avals = [v.aval for v in eqn.invars]
+    return is_saveable(policy(eqn.primitive, *avals, **eqn.params))
+
+
+def tap_name(key: Key) -> str:
+    """The name under which a site's taps come back."""
+    path, index = key
+    return "/".join([*(f"{i}.{body}" for i, body in path), str(index)])

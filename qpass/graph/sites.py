@@ -1,0 +1,189 @@
+"""Sites: one for each contraction of a program, with what a rule can ask about it."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qpass.graph._jax import JaxprEqn, source_line
+from qpass.graph.dataflow import Dataflow, Found, Key
+from qpass.graph.equation import Equation, dot_equation
+from qpass.graph.program import Leaf, Program
+from qpass.graph.provenance import Flow, Lost, Origin
+
+# `jnp.einsum` leaves the user's own text as a scope: "BTD, NDH -> BTNH", "ij,jk".
+EINSUM_LABEL = re.compile(r"^[A-Za-z. ]*(,[A-Za-z. ]*)+(->[A-Za-z. ]*)?$")
+RECOMPUTED = "rematted_computation"
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One contraction of a program.
+
+    Attributes:
+        id: stable name, unique in the program: ``layers/mlp/up/dot_general.0``.
+        key: call path and index of the equation.
+        eqn: the equation itself.
+        op: its primitive's name.
+        equation: canonical einsum equation; None for ragged products and convolutions.
+        einsum_label: the equation that the user wrote, when ``jnp.einsum`` left it.
+        scope: ``/``-joined names of the modules around it.
+        role: ``forward`` (activation by weight), ``activations`` (neither operand is a weight),
+            ``dlhs`` or ``drhs`` (backward products), ``weights`` (both operands are weights),
+            ``constant`` (the weight is closed over), ``tangent`` (linear part of a
+            ``custom_jvp`` rule).
+        source: line of the user's code.
+        flows: provenance of both operands.
+        nodes: graph nodes of both operands.
+        weight: 0 or 1, the operand that is the weight; None where none is.
+        weight_path: path of the weight's leaf, or an empty string.
+        leaf: index of the weight's leaf among the program's inputs; None where none is.
+        repeats: how often the site runs in one call, where known.
+    """
+
+    id: str
+    key: Key
+    eqn: JaxprEqn
+    op: str
+    equation: Equation | None
+    einsum_label: str | None
+    scope: str
+    role: str
+    source: str
+    flows: tuple[Flow, ...]
+    nodes: tuple[int, ...]
+    weight: int | None
+    weight_path: str
+    leaf: int | None
+    repeats: int
+
+    @property
+    def lhs_shape(self) -> tuple[int, ...]:
+        """Shape of the left operand."""
+        return self.eqn.invars[0].aval.shape
+
+    @property
+    def rhs_shape(self) -> tuple[int, ...]:
+        """Shape of the right operand."""
+        return self.eqn.invars[1].aval.shape
+
+    @property
+    def lhs_dtype(self) -> str:
+        """Dtype name of the left operand."""
+        return self.eqn.invars[0].aval.dtype.name
+
+    @property
+    def rhs_dtype(self) -> str:
+        """Dtype name of the right operand."""
+        return self.eqn.invars[1].aval.dtype.name
+
+    @property
+    def contract(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Contracted dimensions of a ``dot_general``, by operand, in paired order."""
+        (lhs, rhs), _ = self.eqn.params["dimension_numbers"]
+        return tuple(lhs), tuple(rhs)
+
+
+def find_sites(program: Program, dataflow: Dataflow) -> tuple[Site, ...]:
+    """Every contraction of ``program`` in program order; forward ones first know their role."""
+    weighted = {
+        _scope(found)[0]
+        for found in dataflow.contractions
+        if not _is_backward(found) and _weight(found.flows, program.leaves)[0] == "forward"
+    }
+    numbering: Counter[str] = Counter()
+    return tuple(
+        _site(found, program.leaves, weighted, numbering) for found in dataflow.contractions
+    )
+
+
+def _site(found: Found, leaves: Sequence[Leaf], weighted: set[str], numbering: Counter) -> Site:
+    eqn = found.eqn
+    scope, label = _scope(found)
+    role, weight = _role(found, leaves, weighted)
+    flow = found.flows[weight] if weight is not None else None
+    leaf = flow.leaf if isinstance(flow, Origin) else None
+    path = leaves[leaf].path if leaf is not None and leaf >= 0 else ""
+    prefix = _prefix(scope, path, found)
+    number = numbering[prefix]
+    numbering[prefix] += 1
+    return Site(
+        id=f"{prefix}.{number}",
+        key=found.key,
+        eqn=eqn,
+        op=eqn.primitive.name,
+        equation=_equation(eqn),
+        einsum_label=label,
+        scope=scope,
+        role=role,
+        source=source_line(eqn),
+        flows=found.flows[:2],
+        nodes=found.nodes[:2],
+        weight=weight,
+        weight_path=path,
+        leaf=leaf,
+        repeats=found.place.repeats,
+    )
+
+
+def _equation(eqn: JaxprEqn) -> Equation | None:
+    if eqn.primitive.name != "dot_general":
+        return None
+    lhs, rhs = (v.aval.ndim for v in eqn.invars)
+    return dot_equation(lhs, rhs, eqn.params["dimension_numbers"])
+
+
+def _scope(found: Found) -> tuple[str, str | None]:
+    """Module scope without JAX's own additions, and the einsum equation named in it."""
+    labels = [name for name in found.place.scopes if EINSUM_LABEL.match(name)]
+    modules = [name for name in found.place.scopes if name not in labels and name != RECOMPUTED]
+    return "/".join(modules), labels[-1] if labels else None
+
+
+def _is_backward(found: Found) -> bool:
+    if found.place.derivative == "bwd":
+        return True
+    return "transpose" in found.place.transforms and RECOMPUTED not in found.place.scopes
+
+
+def _role(found: Found, leaves: Sequence[Leaf], weighted: set[str]) -> tuple[str, int | None]:
+    role, weight = _weight(found.flows, leaves)
+    if found.tangent:
+        return "tangent", weight
+    if not _is_backward(found):
+        return role, weight
+    if role == "forward":
+        return "dlhs", weight
+    # A backward product without a weight is the weight's gradient where the forward product of
+    # the same module had a weight; else it belongs to a product of activations.
+    is_drhs = role == "activations" and _scope(found)[0] in weighted
+    return ("drhs" if is_drhs else role), weight
+
+
+def _weight(flows: Sequence[Flow], leaves: Sequence[Leaf]) -> tuple[str, int | None]:
+    """Role of a forward product, and which operand is its weight."""
+    origins = [flow if isinstance(flow, Origin) else None for flow in flows[:2]]
+    params = [k for k, o in enumerate(origins) if o and o.leaf >= 0 and leaves[o.leaf].is_param]
+    constants = [k for k, o in enumerate(origins) if o and o.leaf < 0]
+    if len(params) == 2:
+        return "weights", 1
+    if params:
+        return "forward", params[0]
+    if len(constants) == 1:
+        return "constant", None
+    return "activations", None
+
+
+def _prefix(scope: str, path: str, found: Found) -> str:
+    parent = path.rpartition("/")[0] or path
+    function = source_line(found.eqn).rpartition("(")[2].rstrip(")").rpartition(".")[2]
+    name = scope or parent or function
+    rule = f"{found.place.derivative}/" if found.place.derivative else ""
+    return "/".join(filter(None, (name, f"{rule}{found.eqn.primitive.name}")))
+
+
+def describe_flow(flow: Flow) -> str:
+    """Why an operand is not a weight, in words."""
+    if isinstance(flow, Lost):
+        return f"computed by {flow}"
+    return "an input that is not a parameter" if flow.leaf >= 0 else "a closed-over constant"

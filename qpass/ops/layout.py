@@ -1,0 +1,155 @@
+"""Layout equations applied to a QTensor: each returns the moved QTensor, or None to dequantize."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from jax import lax
+from jax.lax import GatherDimensionNumbers
+from jax.sharding import PartitionSpec
+
+from qpass.graph._jax import JaxprEqn, bind
+from qpass.numerics import QTensor
+
+Operands = Sequence[Any]
+
+
+def apply_layout(eqn: JaxprEqn, operands: Operands) -> Any | None:
+    """Apply ``eqn`` to a wrapped first operand (all operands for a barrier).
+
+    Returns:
+        a QTensor (a list of results for ``optimization_barrier``), or None where the scales
+        cannot follow.
+    """
+    rule = LAYOUT.get(eqn.primitive.name)
+    if rule is None:
+        return None
+    if eqn.primitive.name != "optimization_barrier" and not isinstance(operands[0], QTensor):
+        return None
+    return rule(eqn, operands)
+
+
+def _transpose(eqn: JaxprEqn, operands: Operands) -> QTensor:
+    return operands[0].transpose(eqn.params["permutation"])
+
+
+def _reshape(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    if eqn.params.get("dimensions") is not None:
+        return None
+    return operands[0].reshape(eqn.params["new_sizes"])
+
+
+def _squeeze(eqn: JaxprEqn, operands: Operands) -> QTensor:
+    return operands[0].squeeze(eqn.params["dimensions"])
+
+
+def _broadcast(eqn: JaxprEqn, operands: Operands) -> QTensor:
+    return operands[0].broadcast_in_dim(eqn.params["shape"], eqn.params["broadcast_dimensions"])
+
+
+def _slice(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    p = eqn.params
+    return operands[0].slice(p["start_indices"], p["limit_indices"], p["strides"])
+
+
+def _dynamic_slice(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    q, *indices = operands
+    return q.dynamic_slice(indices, eqn.params["slice_sizes"])
+
+
+def _rev(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    return operands[0].rev(eqn.params["dimensions"])
+
+
+def _convert(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    return operands[0].astype(eqn.params["new_dtype"])
+
+
+def _unchanged(eqn: JaxprEqn, operands: Operands) -> QTensor:
+    return operands[0]
+
+
+def _each(eqn: JaxprEqn, operands: Operands) -> QTensor:
+    """Equations that mean the same for every array inside: casts of varying axes, copies."""
+    return jax.tree.map(lambda array: bind(eqn, [array])[0], operands[0])
+
+
+def _barrier(eqn: JaxprEqn, operands: Operands) -> list:
+    return list(lax.optimization_barrier(list(operands)))
+
+
+def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    """Rows of a table by index: ``table[ids]``, with whole rows along the first axis."""
+    q, indices = operands
+    if not _is_row_lookup(eqn.params, q):
+        return None
+    q = q.in_order()
+    codes, scale = (_rows(eqn, array, indices) for array in (q.codes, q.scale))
+    latent = None if q.latent is None else _rows(eqn, q.latent, indices)
+    return replace(q, codes=codes, scale=scale, latent=latent, order=())
+
+
+def _is_row_lookup(params: Mapping[str, Any], q: QTensor) -> bool:
+    numbers: GatherDimensionNumbers = params["dimension_numbers"]
+    whole = tuple(params["slice_sizes"]) == (1, *q.shape[1:])
+    first = tuple(numbers.start_index_map) == (0,) == tuple(numbers.collapsed_slice_dims)
+    has_row_scales = q.scale.shape[q.physical(0)] == q.shape[0] and q.blocks[0] == 1
+    return whole and first and has_row_scales and not numbers.operand_batching_dims
+
+
+def _rows(eqn: JaxprEqn, array: jax.Array, indices: jax.Array) -> jax.Array:
+    sizes = (1, *array.shape[1:])
+    return bind(eqn, [array, indices], {**eqn.params, "slice_sizes": sizes})[0]
+
+
+LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
+    {
+        "broadcast_in_dim": _broadcast,
+        "convert_element_type": _convert,
+        "copy": _each,
+        "copy_p": _each,
+        "dynamic_slice": _dynamic_slice,
+        "gather": _gather,
+        "name": _unchanged,
+        "optimization_barrier": _barrier,
+        "pcast": _each,
+        "pvary": _each,
+        "reduced_vary_cast": _each,
+        "reshape": _reshape,
+        "rev": _rev,
+        "slice": _slice,
+        "squeeze": _squeeze,
+        "stop_gradient": _unchanged,
+        "transpose": _transpose,
+    }
+)
+
+
+def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | None:
+    """Specs for codes and scales that split them as ``spec`` splits the float weight.
+
+    A QTensor whose arrays are PartitionSpecs; None when a split would cut through a group.
+    """
+    logical = (*spec, *([None] * (q.ndim - len(spec))))
+    codes = [logical[axis] for axis in q.physical_order]
+    scale = []
+    sizes = zip(codes, q.codes.shape, q.scale.shape, q.physical_blocks, strict=True)
+    for names, n, scales, block in sizes:
+        if names is None or scales == 1:
+            scale.append(None)
+            continue
+        shard = n // _mesh_size(mesh, names)
+        if block > 1 and shard % block:
+            return None
+        scale.append(names)
+    latent = None if q.latent is None else PartitionSpec(*logical)
+    return replace(q, codes=PartitionSpec(*codes), scale=PartitionSpec(*scale), latent=latent)
+
+
+def _mesh_size(mesh: Any, names: Any) -> int:
+    total = 1
+    for name in names if isinstance(names, tuple) else (names,):
+        total *= mesh.shape[name]
+    return total

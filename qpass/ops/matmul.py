@@ -1,0 +1,159 @@
+"""The quantized product as a JAX primitive: the kernel is picked when the program is lowered.
+
+``quantized_matmul`` computes ``out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, n, k]`` with scales. One
+traced program can so be compiled or exported for CPU, CUDA and TPU, each with its own kernel, and
+no kernel is traced for a platform that nobody asked for.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qpass.graph._jax import Primitive, ShapedArray, batching, mlir
+from qpass_kernels import Kernel, Product, select
+
+quantized_matmul_p = Primitive("quantized_matmul")
+
+
+def quantized_matmul(
+    lhs: jax.Array,
+    lhs_scale: jax.Array | None,
+    rhs: jax.Array,
+    rhs_scale: jax.Array,
+    *,
+    group: int,
+    out: Any,
+    kernels: tuple[Kernel, ...],
+) -> jax.Array:
+    """Product of quantized operands in the kernels' canonical form.
+
+    Args:
+        lhs: codes ``[B, M, K]``, or floats for a weight-only product.
+        lhs_scale: float32 ``[B, M, 1]`` or ``[B, M, G]``; None for floats.
+        rhs: codes ``[B, N, K]``.
+        rhs_scale: float32 ``[B, N, 1]`` or ``[B, N, G]``.
+        group: elements of K per scale; K where nothing is grouped.
+        out: dtype of the result.
+        kernels: the table to pick from when lowering.
+
+    Returns:
+        ``[B, M, N]`` in ``out``.
+    """
+    scales = (rhs_scale,) if lhs_scale is None else (rhs_scale, lhs_scale)
+    name = jnp.dtype(out).name
+    return quantized_matmul_p.bind(lhs, rhs, *scales, group=group, out=name, kernels=kernels)
+
+
+def describe(shapes: tuple[Any, ...], group: int, out: str) -> Product:
+    """The kernels' description of a product, from its operands (anything with shape and dtype).
+
+    Args:
+        shapes: lhs, rhs, rhs_scale and, for quantized lhs, lhs_scale.
+        group: elements of K per scale.
+        out: dtype name of the result.
+    """
+    lhs, rhs, rhs_scale, *rest = shapes
+    batch, m, k = lhs.shape
+    return Product(
+        batch=batch,
+        m=m,
+        n=rhs.shape[1],
+        k=k,
+        lhs=lhs.dtype.name,
+        rhs=rhs.dtype.name,
+        out=out,
+        group=group,
+        lhs_scale=_layout(rest[0]) if rest else "none",
+        rhs_scale=_layout(rhs_scale),
+    )
+
+
+def _layout(scale: Any) -> Any:
+    one = isinstance(scale.shape[2], int) and scale.shape[2] == 1
+    return "row" if one else "group"
+
+
+def _run(lhs, rhs, rhs_scale, *rest, group, out, kernels, platform):
+    product = describe((lhs, rhs, rhs_scale, *rest), group, out)
+    kernel = select(kernels, platform, product).kernel
+    lhs_scale = rest[0] if rest else None
+    return kernel.run(product, lhs, lhs_scale, rhs, rhs_scale)
+
+
+def _abstract(*avals: ShapedArray, group: int, out: str, kernels: tuple) -> Any:
+    """Shape from the operands; sharding and varying axes as the plain product would have them."""
+
+    def plain(lhs, rhs, *scales):
+        low, high = jnp.bfloat16, jnp.dtype(out)
+        contract = (((2,), (2,)), ((0,), (0,)))
+        return jax.lax.dot_general(
+            lhs.astype(low), rhs.astype(low), contract, preferred_element_type=high
+        )
+
+    if _is_plain(avals):
+        lhs, rhs = avals[:2]
+        return ShapedArray((*lhs.shape[:2], rhs.shape[1]), jnp.dtype(out))
+    return jax.make_jaxpr(plain)(*avals).out_avals[0]
+
+
+def _is_plain(avals: tuple) -> bool:
+    no_mesh = jax.sharding.get_abstract_mesh().empty
+    return no_mesh and all(isinstance(d, int) for aval in avals for d in aval.shape)
+
+
+def _batch(args: tuple, dims: tuple, **params: Any) -> tuple[Any, int]:
+    """Batching: a mapped operand joins the kernel's batch, or its rows when the other is not."""
+    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    lhs, rhs = (args[0], *args[3:]), args[1:3]
+    lhs_dims, rhs_dims = (dims[0], *dims[3:]), dims[1:3]
+    if all(d is None for d in rhs_dims):
+        rows = [_into_rows(a, d, size) for a, d in zip(lhs, lhs_dims, strict=True)]
+        out = quantized_matmul_p.bind(rows[0], *rhs, *rows[1:], **params)
+        return _out_of_axis(out, 1, size)
+    if all(d is None for d in lhs_dims):
+        rows = [_into_rows(a, d, size) for a, d in zip(rhs, rhs_dims, strict=True)]
+        out = quantized_matmul_p.bind(lhs[0], *rows, *lhs[1:], **params)
+        return _out_of_axis(out, 2, size)
+    joined = [_into_batch(a, d, size) for a, d in zip(args, dims, strict=True)]
+    out = quantized_matmul_p.bind(*joined, **params)
+    return jnp.reshape(out, (size, -1, *out.shape[1:])), 0
+
+
+def _front(array: Any, dim: int | None, size: int) -> Any:
+    if dim is None:
+        return jnp.broadcast_to(array, (size, *array.shape))
+    return jnp.moveaxis(array, dim, 0)
+
+
+def _into_batch(array: Any, dim: int | None, size: int) -> Any:
+    array = _front(array, dim, size)
+    return jnp.reshape(array, (size * array.shape[1], *array.shape[2:]))
+
+
+def _into_rows(array: Any, dim: int | None, size: int) -> Any:
+    """``[V, B, R, C]`` to ``[B, V * R, C]``."""
+    array = jnp.swapaxes(_front(array, dim, size), 0, 1)
+    return jnp.reshape(array, (array.shape[0], size * array.shape[2], array.shape[3]))
+
+
+def _out_of_axis(out: Any, axis: int, size: int) -> tuple[Any, int]:
+    shape = (*out.shape[:axis], size, out.shape[axis] // size, *out.shape[axis + 1 :])
+    return jnp.reshape(out, shape), axis
+
+
+@partial(jax.jit, static_argnames=("group", "out", "kernels"))
+def _eager(*args, group, out, kernels):
+    return quantized_matmul_p.bind(*args, group=group, out=out, kernels=kernels)
+
+
+quantized_matmul_p.def_impl(_eager)
+quantized_matmul_p.def_abstract_eval(_abstract)
+batching.primitive_batchers[quantized_matmul_p] = _batch
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
+    mlir.register_lowering(
+        quantized_matmul_p,
+        mlir.lower_fun(partial(_run, platform=_platform), multiple_results=False),
+        platform=_platform,
+    )

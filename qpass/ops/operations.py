@@ -1,0 +1,86 @@
+"""The operations that the rewriter asks for, on QTensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from qpass.graph._jax import JaxprEqn
+from qpass.numerics import QTensor, Scheme
+from qpass.ops.dot_general import DotSpec, normalize_dims, quantized_dot
+from qpass.ops.layout import apply_layout, partition_specs
+from qpass.ops.straight_through import dequantize
+from qpass.ops.weights import Storage, fake_quantize_weight
+from qpass_kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What is done at a decided site.
+
+    Attributes:
+        scheme: quantizers of weight and activation.
+        weight: which operand is quantized as the weight, 0 or 1.
+    """
+
+    scheme: Scheme
+    weight: int
+
+
+@dataclass(frozen=True)
+class QTensorOperations:
+    """`qpass.graph.rewrite.Operations` for QTensors, with a table of kernels."""
+
+    kernels: tuple[Kernel, ...]
+
+    def is_wrapped(self, value: Any) -> bool:
+        """QTensors are the wrapped values."""
+        return isinstance(value, QTensor)
+
+    def unwrap(self, value: Any) -> jax.Array:
+        """Dequantize, with straight-through gradients."""
+        return dequantize(value) if isinstance(value, QTensor) else value
+
+    def latent_position(self, value: QTensor) -> int | None:
+        """The latent float weight is the last array of a QTensor."""
+        return None if value.latent is None else len(jax.tree.leaves(value)) - 1
+
+    def stacked(self, value: Any) -> Any:
+        """Ready to be scanned over the leading axis."""
+        return value.stacked(1) if isinstance(value, QTensor) else value
+
+    def layout(self, eqn: JaxprEqn, operands: Sequence[Any]) -> Any | None:
+        """See `qpass.ops.layout`."""
+        return apply_layout(eqn, operands)
+
+    def shard_specs(self, value: QTensor, spec: Any, mesh: Any) -> Any | None:
+        """See `qpass.ops.layout.partition_specs`."""
+        return partition_specs(value, spec, mesh)
+
+    def contraction(self, decision: Quantized, eqn: JaxprEqn, operands: Sequence[Any]) -> jax.Array:
+        """The quantized product of a decided site."""
+        spec = dot_spec(decision, eqn, self.kernels)
+        w = operands[spec.weight]
+        if not isinstance(w, QTensor):
+            w = fake_quantize_weight(w, on_the_fly(decision, eqn))
+        return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w)
+
+
+def dot_spec(decision: Quantized, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:
+    """The quantized form of a ``dot_general`` equation."""
+    return DotSpec(
+        dims=normalize_dims(eqn.params["dimension_numbers"]),
+        weight=decision.weight,
+        act=decision.scheme.act,
+        out=eqn.outvars[0].aval.dtype.name,
+        precision=eqn.params["precision"],
+        kernels=kernels,
+    )
+
+
+def on_the_fly(decision: Quantized, eqn: JaxprEqn) -> Storage:
+    """How a weight that is not stored is quantized at its product."""
+    contract, _ = normalize_dims(eqn.params["dimension_numbers"])
+    axes = tuple(sorted(contract[decision.weight]))
+    return Storage(decision.scheme.weight, axes, ())

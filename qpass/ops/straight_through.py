@@ -1,0 +1,27 @@
+"""Dequantization that gradients pass through unchanged (straight-through estimator).
+
+Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" (2013).
+"""
+
+import jax
+
+from qpass.numerics import QTensor
+
+
+@jax.custom_jvp
+def _replace_value(value: jax.Array, latent: jax.Array) -> jax.Array:
+    return value
+
+
+@_replace_value.defjvp
+def _(primals, tangents):
+    return _replace_value(*primals), tangents[1]
+
+
+def dequantize(q: QTensor) -> jax.Array:
+    """The float array that ``q`` stands for, in its logical shape and dtype.
+
+    Where ``q`` has a latent float weight, the gradient goes there as if it were the weight.
+    """
+    value = q.dequantize()
+    return value if q.latent is None else _replace_value(value, q.latent)

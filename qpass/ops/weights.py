@@ -1,0 +1,58 @@
+"""Weights: how a parameter leaf is stored, and its quantization inside and outside of a program."""
+
+from dataclasses import dataclass, replace
+
+import jax
+from jax import lax
+
+from qpass.errors import QuantizeError
+from qpass.numerics import QTensor, Quantizer, count_nonfinite, quantize
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a leaf is stored.
+
+    Attributes:
+        quantizer: type and granularity.
+        contract: axes of the leaf that its products contract.
+        separate: axes of the leaf that no product sees (stacked layers): own scales for each index.
+    """
+
+    quantizer: Quantizer
+    contract: tuple[int, ...]
+    separate: tuple[int, ...]
+
+    def __str__(self) -> str:
+        layers = f", one set of scales for each index of {self.separate}" if self.separate else ""
+        return f"{self.quantizer} along axes {self.contract}{layers}"
+
+
+def encode_weight(x: jax.Array, storage: Storage) -> QTensor:
+    """Quantize a leaf, contracted axes last in memory (K-minor), as every kernel reads it."""
+    return quantize(x, storage.quantizer, storage.contract, storage.separate, pack=True)
+
+
+def fake_quantize_weight(x: jax.Array, storage: Storage) -> QTensor:
+    """Quantize a float leaf inside a program; gradients go to ``x`` unchanged.
+
+    The barrier makes codes and scales as opaque to the compiler as if they had come from outside,
+    so that what follows is computed exactly as for a stored tensor.
+    """
+    q = encode_weight(x, storage)
+    codes, scale = lax.optimization_barrier((q.codes, q.scale))
+    return replace(q, codes=codes, scale=scale, latent=x)
+
+
+def check_finite(x: jax.Array, path: str) -> None:
+    """Refuse a weight that holds NaN or infinities.
+
+    Raises:
+        QuantizeError: naming the leaf and how many values are not finite.
+    """
+    bad = int(count_nonfinite(x))
+    if bad:
+        raise QuantizeError(
+            f"cannot quantize {path}: {bad} of {x.size} values are NaN or infinite. "
+            "Mend the weight, or keep it float with Rule(path=..., keep=True)."
+        )

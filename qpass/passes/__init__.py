@@ -1,0 +1,7 @@
+"""Passes: small pure functions from Plan to Plan, run in the order of `PASSES`."""
+
+from qpass.passes.match import match as match
+from qpass.passes.refuse import refuse as refuse
+from qpass.passes.store import store as store
+
+PASSES = (match, refuse, store)

@@ -1,0 +1,76 @@
+"""Match: the first rule that fits a site decides it."""
+
+import warnings
+from dataclasses import replace
+
+from qpass.graph.provenance import Origin
+from qpass.graph.sites import Site, describe_flow
+from qpass.numerics import Scheme
+from qpass.ops.operations import Quantized
+from qpass.plan import Decision, Plan
+from qpass.rules import check_matching, match_rules
+
+UNMATCHED = {
+    "forward": "no rule fits",
+    "activations": "product of two activations: only a rule with role='activations' takes it",
+    "dlhs": "backward product: only a rule with role='dlhs' takes it",
+    "drhs": "backward product: only a rule with role='drhs' takes it",
+    "weights": "product of two weights: only a rule with role='*' takes it",
+    "constant": "its weight is a constant that the function closes over: pass it as an argument",
+    "tangent": "linear in a tangent of a custom_jvp rule: must stay float to be transposable",
+}
+
+
+def match(plan: Plan) -> Plan:
+    """Give every site the decision of the first rule that fits it.
+
+    Raises:
+        RuleError: a rule fits no site (a warning where the plan is not strict).
+    """
+    sites = [decision.site for decision in plan.decisions]
+    matching = match_rules(plan.rules, sites)
+    findings = check_matching(matching, plan.rules, sites, plan.strict)
+    for text in findings.warnings:
+        warnings.warn(text, stacklevel=2)
+    decided = [
+        _decide(plan, decision, rule)
+        for decision, rule in zip(plan.decisions, matching.chosen, strict=True)
+    ]
+    found = (*plan.findings, *findings.warnings, *findings.notes)
+    return replace(plan, decisions=tuple(decided), findings=found)
+
+
+def _decide(plan: Plan, decision: Decision, rule: int | None) -> Decision:
+    site = decision.site
+    if rule is None:
+        return replace(decision, reason=UNMATCHED[site.role], notes=_why_no_weight(plan, site))
+    if plan.rules[rule].keep:
+        return replace(decision, rule=rule, reason=f"kept float by rule {rule}")
+    return replace(decision, rule=rule, action=_action(site, plan.rules[rule].scheme))
+
+
+def _action(site: Site, scheme: Scheme) -> Quantized:
+    """Where no operand is a weight, the right one takes its place, quantized as an activation."""
+    if site.weight is not None:
+        return Quantized(scheme, site.weight)
+    both = replace(scheme, weight=scheme.weight or scheme.act)
+    return Quantized(both, 1)
+
+
+def _why_no_weight(plan: Plan, site: Site) -> tuple[str, ...]:
+    """For a product without a weight: what computed each operand, and from which parameters."""
+    if site.role != "activations":
+        return ()
+    notes = []
+    for side, flow, node in zip(("lhs", "rhs"), site.flows, site.nodes, strict=True):
+        leaves = plan.program.leaves
+        sources = [leaves[k] for k in plan.dataflow.sources(node)] if _few(plan) else []
+        params = [leaf.path for leaf in sources if leaf.is_param]
+        if not isinstance(flow, Origin) and sources and len(params) == len(sources):
+            notes.append(f"{side} is derived from {', '.join(params)}: {describe_flow(flow)}")
+    return tuple(notes)
+
+
+def _few(plan: Plan) -> bool:
+    """Walking all ancestors of every attention product of a large program would be quadratic."""
+    return plan.dataflow.graph.number_of_nodes() < 5000

@@ -1,0 +1,101 @@
+"""Refuse: sites that a rule chose but that cannot be quantized stay float, with the reason."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from jax import dtypes
+
+from qpass.errors import RuleError
+from qpass.graph.sites import Site
+from qpass.plan import Decision, Plan
+
+FLOATS = ("float32", "bfloat16", "float16")
+
+
+def refuse(plan: Plan) -> Plan:
+    """Turn impossible actions into reasons.
+
+    Raises:
+        RuleError: none of the sites that a rule chose can be quantized (a warning where the plan
+            is not strict), or a rule asks for what this version does not have.
+    """
+    _check_grad(plan)
+    refused = plan.update(lambda decision: _refuse(plan, decision))
+    for text in _without_effect(refused):
+        if plan.strict:
+            raise RuleError(text)
+        warnings.warn(text, stacklevel=2)
+    return refused
+
+
+def _refuse(plan: Plan, decision: Decision) -> Decision:
+    if decision.action is None:
+        return decision
+    reason = why_not(decision.site) or _why_not_rule(plan, decision.site)
+    return decision if reason is None else replace(decision, action=None, reason=reason)
+
+
+def why_not(site: Site) -> str | None:
+    """Why this site cannot be quantized by any rule; None when it can."""
+    if site.op != "dot_general":
+        return f"no quantized form of {site.op}"
+    if site.role in ("dlhs", "drhs", "tangent"):
+        return "backward and tangent products stay float"
+    return _why_not_dtype(site) or _why_not_shape(site)
+
+
+def _why_not_dtype(site: Site) -> str | None:
+    pair = f"{site.lhs_dtype} x {site.rhs_dtype}"
+    kinds = [v.aval.dtype for v in site.eqn.invars[:2]]
+    if any(dtypes.issubdtype(k, np.complexfloating) for k in kinds):
+        return f"complex product ({pair})"
+    if not all(dtypes.issubdtype(k, np.floating) for k in kinds):
+        return f"integer product ({pair})"
+    out = site.eqn.outvars[0].aval.dtype.name
+    if not {site.lhs_dtype, site.rhs_dtype, out} <= set(FLOATS):
+        return f"unsupported dtypes ({pair} -> {out}); supported are {', '.join(FLOATS)}"
+    return None
+
+
+def _why_not_shape(site: Site) -> str | None:
+    if 0 in (*site.lhs_shape, *site.rhs_shape):
+        return "empty product"
+    if not site.contract[0]:
+        return "outer product: nothing is contracted"
+    symbolic = [d for d in site.rhs_shape if not isinstance(d, int)] if site.weight == 1 else []
+    return f"weight with symbolic sizes {symbolic}" if symbolic else None
+
+
+def _why_not_rule(plan: Plan, site: Site) -> str | None:
+    """Inside a custom derivative rule that cannot be traced, gradients would be wrong."""
+    path, _ = site.key
+    for depth in range(len(path)):
+        error = plan.dataflow.untraceable.get((path[:depth], path[depth][0]))
+        if error:
+            return f"its custom derivative rule cannot be traced: {error}"
+    return None
+
+
+def _check_grad(plan: Plan) -> None:
+    for index, rule in enumerate(plan.rules):
+        if rule.grad is not None:
+            raise RuleError(
+                f"drop grad= from rule {index} ({rule.describe()}): quantized backward products "
+                "are not available; gradients are straight-through in float."
+            )
+
+
+def _without_effect(plan: Plan) -> list[str]:
+    texts = []
+    for index, rule in enumerate(plan.rules):
+        mine = [d for d in plan.decisions if d.rule == index]
+        if rule.keep or not mine or any(d.action for d in mine):
+            continue
+        reasons = "; ".join(f"{d.site.id}: {d.reason}" for d in mine[:5])
+        more = f" and {len(mine) - 5} more" if len(mine) > 5 else ""
+        texts.append(
+            f"rule {index} ({rule.describe()}) quantizes nothing: it fits {len(mine)} products and "
+            f"none of them can be quantized ({reasons}{more}). Change the rule or drop it."
+        )
+    return texts

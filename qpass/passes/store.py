@@ -1,0 +1,138 @@
+"""Store: decide which parameter leaves are stored quantized, and along which axes.
+
+A leaf is stored when every read of it is a quantized product, a row look-up, or both, and all
+products agree on type and axes. Otherwise it stays float and its products quantize it on every
+call; each of them gets a note with the reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import jax
+
+from qpass.graph.dataflow import Use
+from qpass.graph.provenance import Origin, Step
+from qpass.numerics import PerChannel, QTensor
+from qpass.ops.layout import apply_layout
+from qpass.ops.weights import Storage, encode_weight
+from qpass.plan import Decision, Plan
+
+# Steps that every per-channel QTensor follows whatever its sizes: no need to try them out.
+SAFE_STEPS = frozenset({"transpose", "squeeze", "convert_element_type", "copy", "name"})
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    reason: str
+
+
+def store(plan: Plan) -> Plan:
+    """Fill ``plan.storage`` and mark the sites whose weight is stored."""
+    by_leaf: dict[int, list[Decision]] = {}
+    for decision in plan.decisions:
+        if decision.action is not None and decision.site.leaf is not None:
+            by_leaf.setdefault(decision.site.leaf, []).append(decision)
+    verdicts = {leaf: _verdict(plan, leaf, group) for leaf, group in by_leaf.items()}
+    storage = {leaf: v for leaf, v in verdicts.items() if isinstance(v, Storage)}
+    marked = replace(plan, storage=MappingProxyType(storage))
+    return marked.update(lambda decision: _mark(decision, verdicts))
+
+
+def _mark(decision: Decision, verdicts: dict[int, Storage | _Refusal]) -> Decision:
+    if decision.action is None or decision.site.leaf is None:
+        return decision
+    verdict = verdicts[decision.site.leaf]
+    if isinstance(verdict, Storage):
+        return replace(decision, stored=True)
+    note = f"weight stays float and is quantized on every call: {verdict.reason}"
+    return replace(decision, notes=(*decision.notes, note))
+
+
+def _verdict(plan: Plan, leaf: int, decisions: Sequence[Decision]) -> Storage | _Refusal:
+    wanted = [_wanted(plan, decision) for decision in decisions]
+    for one in wanted:
+        if isinstance(one, _Refusal):
+            return one
+    first = wanted[0]
+    for decision, other in zip(decisions, wanted, strict=True):
+        if other != first:
+            here, there = decisions[0].site.id, decision.site.id
+            return _Refusal(f"{here} wants {first}, {there} wants {other}")
+    return _other_use(plan, leaf, decisions, first) or first
+
+
+def _wanted(plan: Plan, decision: Decision) -> Storage | _Refusal:
+    """The storage that suits one site."""
+    site = decision.site
+    origin = site.flows[site.weight]
+    ndim = plan.program.jaxpr.invars[site.leaf].aval.ndim
+    contracted_dims = site.contract[site.weight]
+    parts = [origin.axes[d] for d in contracted_dims]
+    contract = frozenset().union(*parts)
+    free = frozenset().union(
+        *(axes for d, axes in enumerate(origin.axes) if d not in contracted_dims)
+    )
+    if contract & free:
+        return _Refusal(f"{site.id} contracts only a part of axis {min(contract & free)}")
+    if not all(parts):
+        return _Refusal(f"{site.id} contracts an axis that the weight was broadcast along")
+    separate = tuple(sorted(set(range(ndim)) - contract - free))
+    storage = Storage(decision.action.scheme.weight, tuple(sorted(contract)), separate)
+    lost = _lost_on_the_way(plan, site.leaf, origin, storage)
+    return _Refusal(f"its scales cannot follow the {lost} before {site.id}") if lost else storage
+
+
+def _other_use(
+    plan: Plan, leaf: int, decisions: Sequence[Decision], storage: Storage
+) -> _Refusal | None:
+    """A read of the leaf that needs its float value."""
+    products = {d.site.key for d in decisions}
+    for use in plan.dataflow.uses.get(leaf, ()):
+        if use.key in products:
+            continue
+        if use.op != "gather" or _gather_lost(plan, leaf, use, storage):
+            where = f" at {use.source}" if use.source else ""
+            return _Refusal(f"it is also read by {use.op}{where}")
+    return None
+
+
+def _gather_lost(plan: Plan, leaf: int, use: Use, storage: Storage) -> bool:
+    """A look-up needs whole rows along the first axis, each with its own scales."""
+    if _lost_on_the_way(plan, leaf, use.origin, storage):
+        return True
+    return not use.origin.axes or bool(use.origin.axes[0] & set(storage.contract))
+
+
+def _lost_on_the_way(plan: Plan, leaf: int, origin: Origin, storage: Storage) -> str | None:
+    """The first layout step that the quantized leaf cannot follow; None when all can."""
+    per_channel = isinstance(storage.quantizer.granularity, PerChannel)
+    if per_channel and all(_is_safe(step) for step in origin.steps):
+        return None
+    aval = plan.program.jaxpr.invars[leaf].aval
+    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    lost: list[str] = []
+
+    def replay(x: jax.Array) -> None:
+        q: QTensor | None = encode_weight(x, storage)
+        for step in origin.steps:
+            q = _apply(step, q)
+            if q is None:
+                lost.append(str(step))
+                return
+
+    jax.eval_shape(replay, x)
+    return lost[0] if lost else None
+
+
+def _is_safe(step: Step) -> bool:
+    return step.eqn is None or step.eqn.primitive.name in SAFE_STEPS
+
+
+def _apply(step: Step, q: QTensor) -> QTensor | None:
+    if step.eqn is None:
+        return jax.tree.map(lambda array: array[0], q.stacked(1))
+    if step.eqn.primitive.name == "optimization_barrier":
+        return q
+    zeros = [jax.numpy.zeros(v.aval.shape, v.aval.dtype) for v in step.eqn.invars[1:]]
+    return apply_layout(step.eqn, [q, *zeros])

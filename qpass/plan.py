@@ -1,0 +1,123 @@
+"""The plan: what is decided at every contraction of a program, and how to look at it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from qpass.errors import PlanError
+from qpass.graph.dataflow import Dataflow, Key
+from qpass.graph.program import Program
+from qpass.graph.sites import Site
+from qpass.ops.operations import Quantized
+from qpass.ops.weights import Storage
+from qpass.rules import Rule
+from qpass.suggest import did_you_mean
+from qpass_kernels import Kernel
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What happens at one site: ``action``, or it stays float for ``reason``. Never both.
+
+    Attributes:
+        site: the contraction.
+        rule: index of the rule that decided, None where none fits.
+        action: how it is quantized; None where it stays float.
+        reason: why it stays float; empty where it is quantized.
+        stored: whether its weight is stored quantized by ``quantize``.
+        notes: what else a user should know.
+    """
+
+    site: Site
+    rule: int | None = None
+    action: Quantized | None = None
+    reason: str = ""
+    stored: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Every contraction of a program with its decision. Passes take a Plan and give a Plan.
+
+    Attributes:
+        program: the traced program.
+        dataflow: its graph.
+        rules: the rules, in order; the first that fits a site decides.
+        decisions: one for each site, in program order.
+        storage: how each stored leaf is quantized, by index of the input.
+        kernels: the kernel table.
+        platform: platform that kernels are named for.
+        strict: whether a rule without effect is an error (else a warning).
+        findings: texts about rules and leaves that concern no single site.
+        rewritten_notes: what the rewriter had to dequantize, by call path.
+    """
+
+    program: Program
+    dataflow: Dataflow
+    rules: tuple[Rule, ...]
+    decisions: tuple[Decision, ...]
+    kernels: tuple[Kernel, ...]
+    storage: Mapping[int, Storage] = field(default_factory=lambda: MappingProxyType({}))
+    platform: str = "cpu"
+    strict: bool = True
+    findings: tuple[str, ...] = ()
+    rewritten_notes: tuple[tuple[Key, str], ...] = ()
+
+    def __getitem__(self, site: str) -> Decision:
+        """The decision at the site with this id.
+
+        Raises:
+            PlanError: no such site; the message names the nearest.
+        """
+        by_id = {d.site.id: d for d in self.decisions}
+        if site not in by_id:
+            raise PlanError(f"the plan has no site {site!r}: {did_you_mean(site, by_id)}")
+        return by_id[site]
+
+    def update(self, change: Callable[[Decision], Decision]) -> "Plan":
+        """The plan with ``change`` applied to every decision."""
+        return replace(self, decisions=tuple(change(d) for d in self.decisions))
+
+    @property
+    def actions(self) -> dict[Key, Quantized]:
+        """What the rewriter does, by call path."""
+        return {d.site.key: d.action for d in self.decisions if d.action is not None}
+
+    @property
+    def rows(self) -> tuple[Any, ...]:
+        """The plan as plain data, one `qpass.views.Row` for each site and opaque equation."""
+        from qpass.plan_rows import plan_rows
+
+        return plan_rows(self)
+
+    def table(self, **options: Any) -> Any:
+        """A rich table; see `qpass.views.to_table` for the options."""
+        from qpass.views import to_table
+
+        return to_table(self.rows, **options)
+
+    def to_json(self) -> str:
+        """All rows as JSON."""
+        from qpass.views import to_json
+
+        return to_json(self.rows)
+
+    def to_dot(self) -> str:
+        """A Graphviz graph of weights, sites and what flows between sites."""
+        from qpass.plan_rows import site_edges
+        from qpass.views import to_dot
+
+        return to_dot(self.rows, site_edges(self))
+
+    def to_html(self, title: str = "qpass plan") -> str:
+        """A self-contained HTML page."""
+        from qpass.views import to_html
+
+        return to_html(self.rows, title)
+
+    def __str__(self) -> str:
+        from qpass.views import to_text
+
+        return to_text(self.table())

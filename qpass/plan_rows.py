@@ -1,0 +1,155 @@
+"""A plan as plain rows for printing, with the kernel that each product gets on a platform."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import networkx as nx
+
+from qpass.graph.dataflow import Found
+from qpass.numerics import QTensor
+from qpass.ops.dot_general import product_of
+from qpass.ops.operations import dot_spec, on_the_fly
+from qpass.ops.weights import encode_weight
+from qpass.plan import Decision, Plan
+from qpass.views import Row
+from qpass_kernels import Selection, select
+
+
+def plan_rows(plan: Plan) -> tuple[Row, ...]:
+    """One row for each site, then one for each equation that qpass cannot look into."""
+    chosen: dict[Any, Selection] = {}
+    sizes = _leaf_bytes(plan)
+    notes = _notes_by_leaf(plan)
+    rows = [_row(plan, d, chosen, sizes, notes) for d in plan.decisions]
+    rows += [
+        _opaque_row(found, reason, k) for k, (found, reason) in enumerate(plan.dataflow.opaque)
+    ]
+    return tuple(rows)
+
+
+def _row(
+    plan: Plan, decision: Decision, chosen: dict, sizes: dict[int, tuple[int, int]], notes: dict
+) -> Row:
+    site = decision.site
+    before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
+    selection = _kernel(plan, decision, chosen) if decision.action else None
+    lhs, rhs = (v.aval.str_short() for v in site.eqn.invars[:2])
+    return Row(
+        id=site.id,
+        op=site.op,
+        equation=str(site.equation or ""),
+        role=site.role,
+        lhs=lhs,
+        rhs=rhs,
+        out=site.eqn.outvars[0].aval.str_short(),
+        weight=site.weight_path,
+        scope=site.scope,
+        source=site.source,
+        rule=decision.rule,
+        rule_text=plan.rules[decision.rule].describe() if decision.rule is not None else "",
+        scheme=str(decision.action.scheme) if decision.action else "",
+        kernel=selection.kernel.name if selection else "",
+        refused=selection.refused if selection else (),
+        bytes_before=before,
+        bytes_after=after,
+        count=site.repeats,
+        reason=decision.reason,
+        notes=(*decision.notes, *notes.get(site.key, ())),
+    )
+
+
+def _opaque_row(found: Found, reason: str, number: int) -> Row:
+    eqn = found.eqn
+    scope = "/".join(found.place.scopes)
+    avals = [v.aval.str_short() for v in eqn.invars]
+    return Row(
+        id=f"{scope or 'opaque'}/{eqn.primitive.name}.{number}",
+        op=eqn.primitive.name,
+        equation="",
+        role="opaque",
+        lhs=avals[0] if avals else "",
+        rhs=avals[1] if len(avals) > 1 else "",
+        out=eqn.outvars[0].aval.str_short() if eqn.outvars else "",
+        scope=scope,
+        count=found.place.repeats,
+        reason=reason,
+    )
+
+
+def _kernel(plan: Plan, decision: Decision, chosen: dict) -> Selection:
+    """The kernel of a quantized site; sites of equal shapes and schemes share the look-up."""
+    site, action = decision.site, decision.action
+    weight = _abstract_weight(plan, decision)
+    spec = dot_spec(action, site.eqn, plan.kernels)
+    aval = site.eqn.invars[1 - action.weight].aval
+    key = (spec, aval.shape, aval.dtype, jax.tree.structure(weight), weight.shape)
+    if key not in chosen:
+        x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        product = product_of(spec, x, weight)
+        chosen[key] = select(plan.kernels, plan.platform, product)
+    return chosen[key]
+
+
+def _abstract_weight(plan: Plan, decision: Decision) -> QTensor:
+    """The weight as the site would quantize it itself: same types, groups and sizes as stored."""
+    aval = decision.site.eqn.invars[decision.action.weight].aval
+    storage = on_the_fly(decision.action, decision.site.eqn)
+    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    return jax.eval_shape(lambda x: encode_weight(x, storage), x)
+
+
+def _leaf_bytes(plan: Plan) -> dict[int, tuple[int, int]]:
+    """Bytes of each weight's leaf as float and as stored."""
+    sizes = {}
+    for leaf in {d.site.leaf for d in plan.decisions if d.site.leaf is not None}:
+        if leaf < 0:
+            continue
+        aval = plan.program.jaxpr.invars[leaf].aval
+        before = aval.size * aval.dtype.itemsize
+        sizes[leaf] = (before, _stored_bytes(plan, leaf, aval) or before)
+    return sizes
+
+
+def _stored_bytes(plan: Plan, leaf: int, aval: Any) -> int | None:
+    storage = plan.storage.get(leaf)
+    if storage is None:
+        return None
+    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    return jax.eval_shape(lambda x: encode_weight(x, storage), x).nbytes
+
+
+def _notes_by_leaf(plan: Plan) -> dict:
+    notes: dict = {}
+    for key, text in plan.rewritten_notes:
+        notes.setdefault(key, []).append(text)
+    return notes
+
+
+def site_edges(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Pairs of sites where the first one's result flows into the second past no other site."""
+    graph = plan.dataflow.graph
+    owner = _equation_owner(plan)
+    for node, site in owner.items():
+        for other in _next_sites(graph, node, owner):
+            yield site, other
+
+
+def _equation_owner(plan: Plan) -> dict[int, str]:
+    by_key = {d.site.key: d.site.id for d in plan.decisions}
+    nodes = plan.dataflow.graph.nodes
+    return {n: by_key[nodes[n]["key"]] for n in nodes if nodes[n].get("key") in by_key}
+
+
+def _next_sites(graph: nx.DiGraph, start: int, owner: dict[int, str]) -> list[str]:
+    found, seen, stack = [], {start}, list(graph.successors(start))
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in owner:
+            found.append(owner[node])
+        else:
+            stack.extend(graph.successors(node))
+    return sorted(found)

@@ -1,0 +1,108 @@
+"""Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from qpass.errors import CallError
+from qpass.graph.program import Call
+from qpass.numerics import QTensor
+from qpass.ops.weights import Storage, check_finite, encode_weight
+from qpass.plan import Plan
+
+
+def quantize_tree(plan: Plan, call: Call, args: tuple, kwargs: dict, donate: bool) -> Any:
+    """The arguments that hold parameters, with every stored leaf as a QTensor.
+
+    Args:
+        plan: says which leaves are stored, and how.
+        call: the split arguments, aligned with the plan's inputs.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        donate: delete each float leaf once it is quantized.
+
+    Returns:
+        the one argument that holds parameters; a tuple of them where a predicate chose leaves of
+        several arguments.
+    """
+    values = list(call.values)
+    for k, value in enumerate(values):
+        storage = plan.storage.get(k)
+        if storage is not None and not isinstance(value, QTensor):
+            values[k] = _quantize_leaf(value, storage, call.leaves[k].path, donate)
+    new_args, new_kwargs = call.rebuild(values)
+    chosen = dict.fromkeys(leaf.argument for leaf in call.leaves if leaf.is_param)
+    if not chosen:
+        raise CallError(
+            "no argument holds parameters: give transform(params=...) a position, a name, or a "
+            "predicate on the path."
+        )
+    found = [new_args[a] if isinstance(a, int) else new_kwargs[a] for a in chosen]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _quantize_leaf(value: Any, storage: Storage, path: str, donate: bool) -> QTensor:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.eval_shape(partial(encode_weight, storage=storage), value)
+    if isinstance(value, jax.core.Tracer):
+        return encode_weight(value, storage)
+    check_finite(value, path)
+    q = jax.block_until_ready(_encode(value, storage))
+    if donate and isinstance(value, jax.Array):
+        value.delete()
+    return q
+
+
+@partial(jax.jit, static_argnames="storage")
+def _encode(x: Any, storage: Storage) -> QTensor:
+    return encode_weight(x, storage)
+
+
+def check_leaf(plan: Plan, index: int, value: Any) -> None:
+    """Hold a quantized leaf against what the plan stores there.
+
+    Raises:
+        CorruptTensorError: codes, scales or metadata contradict each other.
+        CallError: the plan keeps this leaf float, or stores it in another way.
+    """
+    if not isinstance(value, QTensor):
+        return
+    path = plan.program.leaves[index].path
+    value.check(path)
+    storage = plan.storage.get(index)
+    if storage is None:
+        raise CallError(
+            f"{path} is a QTensor ({value}), but these rules keep it float. Pass the float leaf, "
+            "or the rules that quantized it."
+        )
+    expected = _expected(storage, value)
+    if _kind(expected) != _kind(value):
+        raise CallError(
+            f"{path} is stored as {value}, but these rules store it as {expected}. "
+            "Quantize the float parameters again with these rules."
+        )
+
+
+def _expected(storage: Storage, value: QTensor) -> QTensor:
+    x = jax.ShapeDtypeStruct(value.shape, np.dtype(value.dtype))
+    return jax.eval_shape(partial(encode_weight, storage=storage), x)
+
+
+def _kind(q: QTensor) -> tuple:
+    return q.qtype, q.groups, q.order, q.codes.shape, q.scale.shape
+
+
+def tree_nbytes(tree: Any) -> int:
+    """Bytes that the arrays of a tree take in memory, from their real buffers where they have one.
+
+    An int4 array holds two values to a byte; `jax.Array.nbytes` counts one each.
+    """
+    return sum(_nbytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _nbytes(leaf: Any) -> int:
+    if hasattr(leaf, "on_device_size_in_bytes"):
+        return leaf.on_device_size_in_bytes()
+    return leaf.size * leaf.dtype.itemsize
