@@ -50,9 +50,9 @@ def _frame(title: str) -> Table:
         title=title or None,
         title_justify="left",
     )
-    table.add_column("Site", ratio=5, overflow="fold")
-    table.add_column("Product", ratio=5, overflow="fold")
-    table.add_column("Decision", ratio=4, overflow="fold")
+    table.add_column("Site", overflow="fold")
+    table.add_column("Product", overflow="fold")
+    table.add_column("Decision", overflow="fold")
     table.add_column("Bytes", justify="right", no_wrap=True)
     return table
 
@@ -63,22 +63,34 @@ def _cell(head: Text, *below: Text) -> Group:
 
 
 def _site(entry: Fold, details: bool) -> Group:
-    row, sites = entry.row, len(entry.members)
-    head = Text(row.id, style="bold")
-    if sites > 1:
-        head.append(f"  {sites}\N{NO-BREAK SPACE}sites", style="not bold cyan")
-    if row.count > 1:
-        head.append(f"  ×{row.count}", style="not bold cyan")
+    row = entry.row
     origin = " ".join(filter(None, (row.scope, row.source))) if details else ""
-    return _cell(head, Text(row.weight or "no weight", style="dim"), Text(origin, style="dim"))
+    return _cell(Text(row.id, style="bold"), _below(entry), Text(origin, style="dim"))
+
+
+def _below(entry: Fold) -> Text:
+    """The weight, the role where it is not the usual one, and how often there is such a site."""
+    row, sites = entry.row, len(entry.members)
+    usual = row.role == "forward"
+    text = Text(row.weight or ("no weight" if usual else ""), style="dim")
+    times = (
+        ("" if usual else row.role, "not dim magenta"),
+        (_times(sites, row.count), "not dim cyan"),
+    )
+    for words, style in times:
+        if words:
+            text.append(f"{'  ' if text else ''}{words}", style=style)
+    return text
+
+
+def _times(sites: int, runs: int) -> str:
+    alike = f"{sites} sites" if sites > 1 else ""
+    return " ".join(filter(None, (alike, f"×{runs}" if runs > 1 else "")))
 
 
 def _product(row: Row, details: bool) -> Group:
-    head = Text(row.equation or row.op)
-    if row.role != "forward":
-        head.append(f"  {row.role}", style="magenta")
     result = f" → {row.out}" if details else ""
-    return _cell(head, Text(f"{row.operands}{result}", style="dim"))
+    return _cell(Text(row.equation or row.op), Text(f"{row.operands}{result}", style="dim"))
 
 
 def _decision(row: Row, details: bool) -> Group:
