@@ -6,5 +6,6 @@ from qpass_kernels.kernel import Product as Product
 from qpass_kernels.kernel import Selection as Selection
 from qpass_kernels.kernel import select as select
 from qpass_kernels.reference import REFERENCE as REFERENCE
+from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS
 
-KERNELS: tuple[Kernel, ...] = (CPU, REFERENCE)
+KERNELS: tuple[Kernel, ...] = (*TPU_KERNELS, CPU, REFERENCE)

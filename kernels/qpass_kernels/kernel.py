@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 CODES = ("int8", "int4", "float8_e4m3fn", "float8_e5m2")
@@ -130,6 +131,17 @@ def first_reason(*checks: tuple[Any, str]) -> str | None:
 def dtype(name: str) -> Any:
     """Turn a dtype's name into the dtype (jax.numpy knows int4 and fp8, numpy may not)."""
     return jnp.dtype(getattr(jnp, name))
+
+
+def result_type(product: Product, operands: Sequence[Any]) -> jax.ShapeDtypeStruct:
+    """Describe a product's result, varying over the axes of a shard_map that an operand does."""
+    types = [jax.typeof(x).manual_axis_type for x in operands if x is not None]
+    varying = frozenset().union(*(t.varying for t in types))
+    return jax.ShapeDtypeStruct(
+        (product.batch, product.m, product.n),
+        dtype(product.out),
+        manual_axis_type=jax.sharding.ManualAxisType(varying=varying),
+    )
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
