@@ -50,11 +50,13 @@ def run(
 ) -> dict[str, Any]:
     """Run the demo, print it, write JSON and HTML into ``options.out``, and return the report.
 
+    Results go to ``console``, progress to stderr.
+
     Raises:
         FetchError: the model or the text could not be had.
     """
     console = console or Console()
-    stages, start = Stages(console), time.perf_counter()
+    stages, start = Stages(Console(stderr=True)), time.perf_counter()
     model, text = load(options, stages)
     contestants = rewrite(model, variants, stages)
     show_plans(contestants, console)

@@ -19,7 +19,7 @@ def show_plans(contestants: Sequence[Contestant], console: Console) -> None:
     for c in contestants:
         if c.plan is not None:
             console.rule(f"Plan: {c.name}")
-            console.print(c.plan)
+            console.print(c.plan.table())
 
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
