@@ -86,7 +86,9 @@ def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     if not _is_row_lookup(eqn.params, q):
         return None
     q = q.in_order()
-    codes, scale = (_rows(eqn, array, indices) for array in (q.codes, q.scale))
+    # A fill value of NaN means nothing as a code: the scale's NaN alone marks a row out of range.
+    codes = _rows(eqn, q.codes, indices, fill_value=0)
+    scale = _rows(eqn, q.scale, indices)
     latent = None if q.latent is None else _rows(eqn, q.latent, indices)
     return replace(q, codes=codes, scale=scale, latent=latent, order=())
 
@@ -99,9 +101,9 @@ def _is_row_lookup(params: Mapping[str, Any], q: QTensor) -> bool:
     return whole and first and has_row_scales and not numbers.operand_batching_dims
 
 
-def _rows(eqn: JaxprEqn, array: jax.Array, indices: jax.Array) -> jax.Array:
-    sizes = (1, *array.shape[1:])
-    return bind(eqn, [array, indices], {**eqn.params, "slice_sizes": sizes})[0]
+def _rows(eqn: JaxprEqn, array: jax.Array, indices: jax.Array, **changed: Any) -> jax.Array:
+    params = {**eqn.params, "slice_sizes": (1, *array.shape[1:]), **changed}
+    return bind(eqn, [array, indices], params)[0]
 
 
 LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
