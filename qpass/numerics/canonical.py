@@ -32,7 +32,7 @@ def canonical(
     sizes = (*pick(q.shape, batch), *pick(q.shape, free), *padded(q, contract))
     codes = _pad(lax.transpose(q.codes, perm), sizes)
     codes, scale = (_flatten(x, len(batch), len(free)) for x in (codes, scale))
-    return codes, scale, max(codes.shape[2] // scale.shape[2], 1)
+    return codes, scale, max(codes.shape[2] // max(scale.shape[2], 1), 1)
 
 
 def padded(q: QTensor, contract: tuple[int, ...]) -> tuple[int, ...]:

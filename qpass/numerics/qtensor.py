@@ -228,16 +228,16 @@ def _scale_fault(q: QTensor) -> str:
     groups = {axis + q.ndim: size for axis, size in q.groups}
     for place, axis in enumerate(q.physical_order):
         n, got = q.codes.shape[place], q.scale.shape[place]
-        wanted = _scale_sizes(n, groups.get(axis))
-        if got not in wanted:
-            return f"axis {axis} of size {n} has {got} scales, not {' or '.join(map(str, wanted))}"
+        if fault := _count_fault(n, got, groups.get(axis)):
+            return f"axis {axis} of size {n} {fault}"
     return ""
 
 
-def _scale_sizes(n: int, group: int | None) -> tuple[int, ...]:
-    if group is None:
-        return (1, n)
-    return (count_blocks(n, group),) if 1 < group < n else ()
+def _count_fault(n: int, got: int, group: int | None) -> str:
+    if group is not None and not 1 < group < n:
+        return f"is cut in groups of {group}"
+    wanted = (1, n) if group is None else (count_blocks(n, group),)
+    return "" if got in wanted else f"has {got} scales, not {' or '.join(map(str, wanted))}"
 
 
 def _latent_fault(q: QTensor) -> str:

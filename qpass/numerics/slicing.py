@@ -95,7 +95,7 @@ def _grouped_window(group: int, start: int, size: int, stride: int) -> Window | 
         return Window(first, 1)
     if stride % group == 0:
         return Window(first, size, stride // group)
-    if start % group or group % stride:
+    if start % group >= stride or group % stride:
         return None
     return Window(first, last - first + 1, group=group // stride)
 
