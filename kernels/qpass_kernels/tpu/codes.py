@@ -16,7 +16,7 @@ def supports(product: Product) -> str | None:
         (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
         (product.weight_only, f"lhs is {product.lhs}, not codes"),
         (product.grouped, "group scales: codes are multiplied before they are scaled"),
-        ("float16" in product.out, "no float16 on TPU"),
+        (product.out == "float16", "no float16 on TPU"),
         (("int" in product.lhs) != ("int" in product.rhs), "integer codes times fp8 codes"),
         (product.lhs == "int4", "int4 lhs"),
         (product.integer and product.k > INT32_SAFE_K, f"k > {INT32_SAFE_K} overflows int32"),
