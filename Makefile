@@ -12,7 +12,7 @@ OLDEST_TESTS = $(wildcard tests/graph tests/ops tests/kernels tests/numerics tes
 # An interpreter counts only if it starts: pyenv's shims exist for versions that are switched off,
 # and Debian's python3 comes without ensurepip, so without venv.
 STARTS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))
-NEWEST_FIRST = python3.13 python3.12 python3 $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python))
+NEWEST_FIRST = python3.13 python3.12 python3 $(shell ls -dr $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python 2>/dev/null)
 OLDEST_FIRST = python3.12 $(sort $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)) $(NEWEST_FIRST)
 PIP := -m pip --quiet --disable-pip-version-check
 
