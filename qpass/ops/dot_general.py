@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from qpass.numerics import QTensor, Quantizer, quantize
+from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.straight_through import dequantize
 from qpass_kernels import Kernel, Product
@@ -125,7 +125,8 @@ def _seen(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
         return x
     layout = lay_out(spec, x.ndim, w)
     flat = _canonical_float(x, layout, w.padded(layout.w_contract))
-    value = quantize(flat, spec.act, (2,)).dequantize()
+    *_, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
+    value = quantize(flat, _act_quantizer(spec.act, flat, group), (2,)).dequantize()
     seen = _uncanonical_float(value, layout, x.shape, w.padded(layout.w_contract))
     return _pass_through(seen, x)
 
@@ -167,9 +168,20 @@ def _operands(spec: DotSpec, layout: Layout, x: Any, w: QTensor) -> tuple[tuple,
     lhs = _canonical_float(x, layout, w.padded(layout.w_contract))
     if spec.act is None:
         return (lhs, rhs, rhs_scale), group
-    act = quantize(lhs, spec.act, (2,))
+    act = quantize(lhs, _act_quantizer(spec.act, lhs, group), (2,))
     codes, lhs_scale, act_group = act.canonical((0,), (1,), (2,))
+    # Kernels take a short last group: the zeros that fill it up would have to be added to rhs too.
+    codes = lax.slice_in_dim(codes, 0, lhs.shape[2], axis=2)
     return (codes, rhs, rhs_scale, lhs_scale), min(group, act_group)
+
+
+def _act_quantizer(act: Quantizer, lhs: jax.Array, group: int) -> Quantizer:
+    """Where both operands are grouped, the activation is cut where the weight is.
+
+    The weight's groups may be smaller than asked: they end at its innermost contracted axis.
+    """
+    both = isinstance(act.granularity, PerGroup) and group < lhs.shape[2]
+    return act.qtype.grouped(group) if both else act
 
 
 def _canonical_float(x: jax.Array, layout: Layout, sizes: tuple[int, ...]) -> jax.Array:
