@@ -90,7 +90,7 @@ def _cells(row: Row) -> tuple[Cell, ...]:
     shapes = f"{row.operands} → {row.out}"
     after = row.bytes_after if row.quantized else 0
     return (
-        Cell(row.id, (row.scope, where), look="code"),
+        Cell(row.id, (row.other_scope, where), look="code"),
         Cell(row.weight, look="code"),
         Cell(row.equation, (shapes, f"{row.op} {role}".strip()), look="code"),
         Cell("" if row.rule is None else str(row.rule), (row.rule_text,), key=_rule_key(row)),

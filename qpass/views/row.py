@@ -57,6 +57,11 @@ class Row:
         return " × ".join(filter(None, (self.lhs, self.rhs)))
 
     @property
+    def other_scope(self) -> str:
+        """The scope, where the id does not already begin with it."""
+        return "" if self.id.startswith(self.scope) else self.scope
+
+    @property
     def quantized(self) -> bool:
         """Whether the site runs on quantized numbers."""
         return bool(self.scheme)

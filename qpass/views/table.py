@@ -64,7 +64,7 @@ def _cell(head: Text, *below: Text) -> Group:
 
 def _site(entry: Fold, details: bool) -> Group:
     row = entry.row
-    origin = " ".join(filter(None, (row.scope, row.source))) if details else ""
+    origin = " ".join(filter(None, (row.other_scope, row.source))) if details else ""
     return _cell(Text(row.id, style="bold"), _below(entry), Text(origin, style="dim"))
 
 

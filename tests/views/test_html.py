@@ -82,6 +82,12 @@ def test_a_plan_without_weights_has_a_page(rows):
     Page(to_html(rows))
 
 
+def test_a_scope_that_the_id_begins_with_is_not_repeated():
+    row = replace(QUERY, scope="layers/attn/q")
+    assert to_html((row,)).count("<small>layers/") == 0
+    assert to_html((QUERY,)).count("<small>decoder/") == 1
+
+
 def test_remarks_are_shown_and_escaped():
     page = Page(to_html(SCANNED, remarks=["leaf <b> was left float"]))
     assert "leaf <b> was left float" in page.text
