@@ -14,7 +14,7 @@ from tests.kernels.oracle import assert_close, operands, product, products
 PLAIN = pytest.mark.parametrize("kernel", [REFERENCE, CPU], ids=lambda kernel: kernel.name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(products(), st.integers(0, 99))
 def test_agrees_with_float64(p, seed):
     args = operands(p, seed)

@@ -23,7 +23,7 @@ def check(kernel, p, seed=0, interpret=True):
     assert_close(p, run(*args), args, precision(p))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(products(sizes=80, ks=300, groups=(None, 8, 32, 64)), st.integers(0, 99))
 def test_agrees_with_float64(p, seed):
     for kernel in TPU_KERNELS:
@@ -31,28 +31,24 @@ def test_agrees_with_float64(p, seed):
             check(kernel, p, seed)
 
 
-@pytest.mark.parametrize(
-    ("m", "n", "k", "group"),
-    [
-        (300, 700, 160, None),  # blocks of M and N over the edge
-        (3, 5, 2304, None),  # K in two blocks
-        (3, 5, 2500, None),  # K that no block divides
-        (300, 20, 1300, 32),  # K in blocks of groups, none divides it
-        (3, 600, 2048, 128),
-        (1, 5, 100, 64),  # a short last group
-    ],
-)
-@pytest.mark.parametrize(
-    ("lhs", "rhs"),
-    [
-        ("int8", "int8"),
-        ("int8", "int4"),
-        ("bfloat16", "int4"),
-        ("float32", "int8"),
-        ("float8_e4m3fn", "float8_e5m2"),
-    ],
-)
-def test_every_kind_of_tail(m, n, k, group, lhs, rhs):
+BF16, E4M3 = "bfloat16", "float8_e4m3fn"
+CASES = [
+    (300, 700, 160, "int8", "int8", None),  # blocks of M and N over the edge
+    (300, 700, 160, BF16, "int4", None),
+    (3, 5, 2304, "int8", "int4", None),  # K in two blocks
+    (3, 5, 2304, "float32", "int8", None),
+    (3, 5, 2500, "int8", "int8", None),  # K that no block divides
+    (3, 5, 2500, E4M3, "float8_e5m2", None),
+    (300, 20, 1300, BF16, "int4", 32),  # K in blocks of groups, none divides it
+    (300, 20, 1300, "int8", "int4", 32),
+    (3, 600, 2048, "float32", "int4", 128),
+    (3, 600, 2048, E4M3, E4M3, 128),
+    (1, 5, 100, BF16, "int8", 64),  # a short last group
+]
+
+
+@pytest.mark.parametrize(("m", "n", "k", "lhs", "rhs", "group"), CASES)
+def test_every_kind_of_tail(m, n, k, lhs, rhs, group):
     p = product(m, n, k, lhs, rhs, batch=2, group=group)
     check(select(TPU_KERNELS, "tpu", p).kernel, p)
 

@@ -1,0 +1,6 @@
+"""Pallas kernels for NVIDIA Hopper (Mosaic GPU): one file a kernel, fastest first."""
+
+from qpass_kernels.hopper.codes import HOPPER_CODES as HOPPER_CODES
+from qpass_kernels.hopper.decoded import HOPPER_DECODED as HOPPER_DECODED
+
+HOPPER_KERNELS = (HOPPER_CODES, HOPPER_DECODED)

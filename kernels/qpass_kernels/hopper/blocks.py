@@ -1,0 +1,194 @@
+"""The tiled product that the Hopper kernels share: pipeline, accumulator, scales at the end.
+
+The operands are swapped: the weight is the left side of the tensor core's product, so that a tile
+is 64 or 128 weight rows by as few as 8 rows of lhs, and decoded weights can come from registers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from qpass_kernels.kernel import Product, dtype, result_type
+
+STEPS = 4  # tiles along K in flight: 4 of the largest fill 128 of 227 KB shared memory
+LAYOUT = plgpu.Layout
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tile sizes of M, N and K, and the sizes filled up to whole tiles.
+
+    M and N and K are padded outside of the kernel: lhs always cheaply, the weight (a copy on every
+    call) only where its N or K is no multiple of 64.
+    """
+
+    m: int
+    n: int
+    k: int
+    padded_m: int
+    padded_n: int
+    padded_k: int
+
+
+def choose_tiles(product: Product, max_m: int, max_k: int) -> Tiles:
+    """Take the largest tiles that waste nothing of the weight."""
+    m = next((size for size in (8, 16, 32, 64) if size >= min(product.m, max_m)), max_m)
+    n = 128 if product.n % 128 == 0 else 64
+    whole_k = product.groups * product.group if product.grouped else product.k
+    k = max_k if whole_k % max_k == 0 else 64
+    return Tiles(m, n, k, _up(product.m, m), _up(product.n, n), _up(whole_k, k))
+
+
+def swizzled(kind: Any, columns: int) -> tuple[Any, ...]:
+    """Lay a tile out as the tensor core reads it: 8 rows by up to 128 bytes, swizzled."""
+    bits = jax.dtypes.itemsize_bits(kind)
+    swizzle = plgpu.find_swizzle(columns * bits)
+    return (
+        plgpu.TilingTransform((8, swizzle * 8 // bits)),
+        plgpu.SwizzleTransform(swizzle),
+    )
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a kernel does with a tile of K.
+
+    Attributes:
+        step: (acc, w `[n, k]`, x `[m, k]`, group scales `[g, n]` or None, scratch) -> None; adds
+            `w @ x.T` to acc. The references are in shared memory.
+        accumulator: int32 or float32.
+        scratch: shared memory that a step needs, or none.
+        in_flight: products still running when a step returns (0 where its operand is registers).
+    """
+
+    step: Callable[..., None]
+    accumulator: Any
+    scratch: Any = None
+    in_flight: int = 0
+
+
+def call(product: Product, tiles: Tiles, body: Body, operands: tuple, interpret: Any) -> Any:
+    """Pad, run the kernel for every batch, cut the result to size: `[B, M, N]`."""
+    result = result_type(product, operands)
+    lhs, lhs_scale, rhs, rhs_scale = operands
+    if lhs_scale is None:
+        lhs_scale = jnp.ones((product.batch, product.m, 1), jnp.float32)
+    m, n, k = tiles.padded_m, tiles.padded_n, tiles.padded_k
+    row = product.rhs_scale == "row"
+    rhs_scale = rhs_scale if row else _fit(rhs_scale, (n, k // product.group))
+    arrays = (
+        _fit(lhs, (m, k)),
+        _fit(rhs, (n, k)),
+        _fit(lhs_scale, (m, 1))[..., 0],
+        _fit(rhs_scale, (n, 1))[..., 0] if row else jnp.swapaxes(rhs_scale, 1, 2),
+    )
+    whole = replace(product, m=m, n=n, k=k)
+    if product.batch == 1:
+        out = _matrix(whole, tiles, body, interpret)(*(x[0] for x in arrays))[None]
+    else:
+        out = jax.vmap(_matrix(whole, tiles, body, interpret))(*arrays)
+    return out[:, : product.m, : product.n].astype(result.dtype)
+
+
+def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Callable[..., Any]:
+    """Build the kernel for one matrix: (x [M, K], w [N, K], x scale [M], w scale) -> [M, N]."""
+    row = product.rhs_scale == "row"
+
+    def kernel(x: Any, w: Any, x_scale: Any, w_scale: Any, out: Any, **memory: Any) -> None:
+        here = pl.ds(jax.lax.axis_index("m") * tiles.m, tiles.m)
+        there = pl.ds(jax.lax.axis_index("n") * tiles.n, tiles.n)
+        _fetch(x_scale.at[here], memory["m_scale"], memory["ready"])
+        if row:
+            _fetch(w_scale.at[there], memory["n_scale"], memory["ready"])
+
+        def accumulate(acc: Any) -> Any:
+            _multiply(product, tiles, body, acc, memory, w, x, *(() if row else (w_scale,)))
+            return acc[...]
+
+        acc_type = plgpu.ACC((tiles.n, tiles.m), body.accumulator)
+        total = pl.run_scoped(accumulate, acc_type).astype(jnp.float32)
+        plgpu.barrier_wait(memory["ready"])
+        total = total * _spread(memory["m_scale"], total.shape, 1)
+        if row:
+            total = total * _spread(memory["n_scale"], total.shape, 0)
+        _store(total.astype(out.dtype), memory["tile"], out.at[here, there], interpret)
+
+    memory = {
+        "tile": plgpu.SMEM((tiles.m, tiles.n), dtype(product.out)),
+        "m_scale": plgpu.SMEM((tiles.m,), jnp.float32),
+        "ready": plgpu.Barrier(num_arrivals=1 + row),
+    }
+    if row:
+        memory["n_scale"] = plgpu.SMEM((tiles.n,), jnp.float32)
+    if body.scratch is not None:
+        memory["scratch"] = body.scratch
+    return plgpu.kernel(
+        kernel,
+        out_type=jax.ShapeDtypeStruct((product.m, product.n), dtype(product.out)),
+        scratch_types=memory,
+        grid=(product.n // tiles.n, product.m // tiles.m),
+        grid_names=("n", "m"),
+        interpret=interpret,
+        kernel_name=f"qpass_{product.lhs}_{product.rhs}",
+    )
+
+
+def _multiply(
+    product: Product, tiles: Tiles, body: Body, acc: Any, memory: dict, *refs: Any
+) -> None:
+    """Walk over K, the next tiles under way while one is multiplied."""
+    n, m = jax.lax.axis_index("n"), jax.lax.axis_index("m")
+
+    def spec(shape: tuple, index: Callable, kind: Any) -> Any:
+        transforms = swizzled(kind, tiles.k)
+        return plgpu.BlockSpec(shape, index, transforms=transforms, delay_release=body.in_flight)
+
+    def step(_: Any, w: Any, x: Any, scale: Any = None) -> None:
+        body.step(acc, w, x, scale, memory.get("scratch"))
+        plgpu.wgmma_wait(body.in_flight)
+
+    specs = [
+        spec((tiles.n, tiles.k), lambda k: (n, k), refs[0].dtype),
+        spec((tiles.m, tiles.k), lambda k: (m, k), refs[1].dtype),
+    ]
+    if product.rhs_scale == "group":
+        rows, per = max(1, tiles.k // product.group), max(1, product.group // tiles.k)
+        specs.append(plgpu.BlockSpec((rows, tiles.n), lambda k: (jax.lax.div(k, per), n)))
+    grid = (product.k // tiles.k,)
+    plgpu.emit_pipeline(step, grid=grid, in_specs=specs, max_concurrent_steps=STEPS)(*refs)
+
+
+def _fetch(source: Any, target: Any, ready: Any) -> None:
+    plgpu.copy_gmem_to_smem(source, target, ready)
+
+
+def _spread(scale: Any, shape: tuple, axis: int) -> Any:
+    """Repeat a vector in shared memory over a tile in registers."""
+    vector = plgpu.load(scale, layout=LAYOUT.WGMMA.reduce(1 - axis))
+    return jax.lax.broadcast_in_dim(vector, shape, (axis,))
+
+
+def _store(total: Any, shared: Any, out: Any, interpret: Any) -> None:
+    """Write a tile `[n, m]` turned to `[m, n]`."""
+    if interpret:
+        shared[...] = total.T
+    else:
+        shared.T[...] = plgpu.layout_cast(total, LAYOUT.WGMMA_TRANSPOSED)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(shared, out)
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _fit(x: Any, shape: tuple[int, int]) -> Any:
+    """Fill the last two axes up with zeros."""
+    widths = [(0, want - have) for want, have in zip(shape, x.shape[1:], strict=True)]
+    return jnp.pad(x, ((0, 0), *widths)) if any(after for _, after in widths) else x
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
