@@ -18,8 +18,8 @@ from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import Storage, fake_quantize_weight
 from qpass.passes import PASSES
-from qpass.plan import Decision, Plan
-from qpass.quantize import check_leaf, quantize_tree
+from qpass.plan import Decision, Plan, known_platform
+from qpass.quantize import check_leaf, check_tensors, explain_shapes, quantize_tree
 from qpass.rules import Rule
 from qpass.rules.matching import as_rules
 from qpass_kernels import KERNELS, Kernel
@@ -129,7 +129,7 @@ class Transformed:
             QPassError: the arguments or the rules do not fit the function.
         """
         plan = self._compile(self._split(args, kwargs)).plan
-        return replace(plan, platform=platform or jax.default_backend())
+        return replace(plan, platform=known_platform(platform or jax.default_backend()))
 
     def quantize(self, *args: Any, donate: bool = False, **kwargs: Any) -> Any:
         """The parameters with every stored weight as a QTensor; same tree, same shardings.
@@ -159,16 +159,27 @@ class Transformed:
         return compare(self._plan(call), call)
 
     def _split(self, args: tuple, kwargs: dict) -> Call:
-        return split_call(self.fn, args, kwargs, self.options.params, is_qtensor)
+        call = split_call(self.fn, args, kwargs, self.options.params, is_qtensor)
+        check_tensors(call)
+        return call
 
     def _plan(self, call: Call) -> Plan:
         avals = tuple(float_aval(value) for value in call.values)
         key = Call(avals, call.leaves, call.statics, call.tree).key()
         if key not in self._plans:
-            program = trace(self.fn, call, float_aval)
+            program = self._trace(call)
             plan = make_plan(program, self.options, jax.default_backend())
             return _remember(self._plans, key, plan, program.jaxpr.consts)
         return self._plans[key]
+
+    def _trace(self, call: Call) -> Program:
+        try:
+            return trace(self.fn, call, float_aval)
+        except (TypeError, ValueError) as error:
+            text = explain_shapes(call, (plan.program.call for plan in self._plans.values()))
+            if text is None or isinstance(error, jax.errors.JAXTypeError):
+                raise
+            raise CallError(f"{text} The function itself says: {error}") from error
 
     def _compile(self, call: Call) -> Compiled:
         key = call.key()

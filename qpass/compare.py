@@ -17,7 +17,14 @@ from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations, Quantized
 from qpass.ops.weights import fake_quantize_weight
 from qpass.plan import Decision, Plan
-from qpass.views import SiteError, errors_table, errors_to_html, errors_to_json, worst_first
+from qpass.views import (
+    SiteError,
+    errors_table,
+    errors_to_html,
+    errors_to_json,
+    to_text,
+    worst_first,
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,6 @@ class Comparison:
         return errors_to_html(self.sites, title)
 
     def __str__(self) -> str:
-        from qpass.views import to_text
-
         total = f"relative error of the result: {self.result:.3g}"
         return f"{to_text(self.table())}\n{total}"
 

@@ -11,9 +11,24 @@ from qpass.graph.program import Program
 from qpass.graph.sites import Site
 from qpass.ops.operations import Quantized
 from qpass.ops.weights import Storage
+from qpass.plan_rows import plan_rows, site_edges
 from qpass.rules import Rule
 from qpass.suggest import did_you_mean
+from qpass.views import Row, to_dot, to_html, to_json, to_table, to_text
 from qpass_kernels import Kernel
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu", "gpu")
+
+
+def known_platform(name: str) -> str:
+    """The name, if products are lowered for such a platform.
+
+    Raises:
+        PlanError: no such platform; the message names the nearest.
+    """
+    if name not in PLATFORMS:
+        raise PlanError(f"name a platform; {name!r} is none: {did_you_mean(name, PLATFORMS)}")
+    return name
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,38 +101,25 @@ class Plan:
         return {d.site.key: d.action for d in self.decisions if d.action is not None}
 
     @property
-    def rows(self) -> tuple[Any, ...]:
+    def rows(self) -> tuple[Row, ...]:
         """The plan as plain data, one `qpass.views.Row` for each site and opaque equation."""
-        from qpass.plan_rows import plan_rows
-
         return plan_rows(self)
 
     def table(self, **options: Any) -> Any:
         """A rich table; see `qpass.views.to_table` for the options."""
-        from qpass.views import to_table
-
         return to_table(self.rows, **options)
 
     def to_json(self) -> str:
         """All rows as JSON."""
-        from qpass.views import to_json
-
         return to_json(self.rows)
 
     def to_dot(self) -> str:
         """A Graphviz graph of weights, sites and what flows between sites."""
-        from qpass.plan_rows import site_edges
-        from qpass.views import to_dot
-
         return to_dot(self.rows, site_edges(self))
 
     def to_html(self, title: str = "qpass plan") -> str:
         """A self-contained HTML page."""
-        from qpass.views import to_html
-
         return to_html(self.rows, title)
 
     def __str__(self) -> str:
-        from qpass.views import to_text
-
         return to_text(self.table())

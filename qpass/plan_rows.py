@@ -1,7 +1,9 @@
 """A plan as plain rows for printing, with the kernel that each product gets on a platform."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import networkx as nx
@@ -11,9 +13,11 @@ from qpass.numerics import QTensor
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
 from qpass.ops.weights import encode_weight
-from qpass.plan import Decision, Plan
 from qpass.views import Row
 from qpass_kernels import Selection, select
+
+if TYPE_CHECKING:
+    from qpass.plan import Decision, Plan
 
 
 def plan_rows(plan: Plan) -> tuple[Row, ...]:

@@ -1,5 +1,6 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,37 @@ def _quantize_leaf(value: Any, storage: Storage, path: str, donate: bool) -> QTe
 @partial(jax.jit, static_argnames="storage")
 def _encode(x: Any, storage: Storage) -> QTensor:
     return encode_weight(x, storage)
+
+
+def check_tensors(call: Call) -> None:
+    """Hold the arrays of every quantized leaf against its metadata.
+
+    Raises:
+        CorruptTensorError: naming the leaf.
+    """
+    for leaf, value in zip(call.leaves, call.values, strict=True):
+        if isinstance(value, QTensor):
+            value.check(leaf.path)
+
+
+def explain_shapes(call: Call, known: Iterable[Call]) -> str | None:
+    """Why a function cannot be traced with these quantized leaves; None without any.
+
+    Args:
+        call: the arguments that it failed on.
+        known: calls of the same function that succeeded before, to name the leaves that differ.
+    """
+    given = {k: v for k, v in enumerate(call.values) if isinstance(v, QTensor)}
+    if not given:
+        return None
+    paths = [leaf.path for leaf in call.leaves]
+    before = next((c.values for c in known if [leaf.path for leaf in c.leaves] == paths), None)
+    wrong = [k for k, v in given.items() if before is None or before[k].shape != v.shape]
+    listed = [f"{paths[k]} of shape {given[k].shape}" for k in wrong or given]
+    return (
+        f"give the shapes that the function is written for; quantized leaves are "
+        f"{', '.join(listed[:8])}{' …' if len(listed) > 8 else ''}."
+    )
 
 
 def check_leaf(plan: Plan, index: int, value: Any) -> None:

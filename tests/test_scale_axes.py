@@ -7,8 +7,8 @@ import pytest
 
 import qpass
 
-SIZES = dict(zip("BTSDNHCKFgecdfkuwb", (2, 3, 3, 16, 4, 8, 2, 5, 12, 2, 3, 3, 16, 12, 2, 2, 2, 2)))
-SIZES |= {"t": 3, "...": (2, 3)}
+SMALL, LARGE = dict.fromkeys("BTNCKtbgeckuw", 3), {"D": 16, "d": 16, "F": 12, "f": 12, "H": 8}
+SIZES = SMALL | LARGE | {"S": 2, "...": (2, 3)}
 
 # equation, axes of the weight (the second operand) that are reduced
 TABLE = [

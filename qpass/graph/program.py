@@ -134,6 +134,7 @@ def split_call(
         CallError: wrong number of arguments, or ``params`` names no argument of the call.
     """
     names = argument_names(fn, args, kwargs)
+    params = _given_by_name(fn, params, kwargs)
     flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=is_wrapped)
     values, leaves, statics = [], [], []
     for index, (keys, value) in enumerate(flat):
@@ -142,7 +143,7 @@ def split_call(
             leaves.append(_leaf(keys, names, params))
         else:
             statics.append((index, value))
-    _check_params(params, names, fn)
+    _check_params(params, names, fn, leaves)
     return Call(tuple(values), tuple(leaves), tuple(statics), tree)
 
 
@@ -193,6 +194,18 @@ def function_name(fn: Callable) -> str:
     return getattr(fn, "__name__", None) or type(fn).__name__
 
 
+def _given_by_name(fn: Callable, params: Any, kwargs: dict) -> Any:
+    """The name of an argument that ``params`` gives by position and the call by keyword."""
+    if not isinstance(params, int) or not kwargs:
+        return params
+    try:
+        declared = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):
+        return params
+    named = 0 <= params < len(declared) and declared[params] in kwargs
+    return declared[params] if named else params
+
+
 def _leaf(keys: tuple, names: dict, params: Any) -> Leaf:
     group, argument_key, *rest = keys
     positional = group.idx == 0
@@ -206,7 +219,13 @@ def _leaf(keys: tuple, names: dict, params: Any) -> Leaf:
     return Leaf(argument, path or name, is_param)
 
 
-def _check_params(params: Any, names: dict, fn: Callable) -> None:
+def _check_params(params: Any, names: dict, fn: Callable, leaves: Sequence[Leaf]) -> None:
+    if callable(params) and not any(leaf.is_param for leaf in leaves):
+        paths = [f"{names[leaf.argument]}/{leaf.path}" for leaf in leaves[:5]]
+        raise CallError(
+            f"params={function_name(params)} chooses no leaf of this call of {function_name(fn)}; "
+            f"the paths it was asked about begin with {paths}."
+        )
     if params is None or callable(params):
         return
     if params not in names and params not in names.values():

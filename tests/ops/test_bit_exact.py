@@ -76,9 +76,8 @@ def test_every_scheme_has_a_turn():
 
 
 # Sizes at which XLA calls its library instead of emitting loops
-LARGE = Case(
-    CASES["chain"].fn, {"up": (256, 512), "bias": (512,), "down": (512, 256)}, ((33, 256),)
-)
+WIDE = {"up": (256, 512), "bias": (512,), "down": (512, 256)}
+LARGE = Case(CASES["chain"].fn, WIDE, ((33, 256),))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -52,7 +52,7 @@ def test_closed_form(weight, act):
 
 
 def test_backward_products_that_the_function_holds_itself_stay_float():
-    """`transform(grad(f))` sees them as sites of their own; `grad(transform(f))` derives its own."""
+    """`transform(grad(f))` sees them as sites; `grad(transform(f))` derives its own."""
     params, x, g = operands()
     q = qpass.transform(jax.grad(weighted), rules(W8, A8))
     roles = {d.site.role: d for d in q.plan(params, x, g).decisions}
@@ -114,7 +114,7 @@ def test_a_layer_inside_scan_and_remat_of_the_function_itself():
 
 
 def test_jvp_is_the_straight_through_tangent():
-    params, x, g = operands()
+    params, x, _ = operands()
     q = qpass.transform(lambda p, x: x @ p["w"], rules(W8, A8))
     dp, dx = jax.tree.map(lambda a: jnp.cos(a), (params, x))
     _, tangent = jax.jvp(q, (params, x), (dp, dx))
