@@ -1,0 +1,45 @@
+"""Write the generated parts of the documentation: examples, numerics, performance.
+
+``python docs/build.py`` puts every example file into its page. ``--numerics`` measures the errors
+of all types again; ``--demo reports/report.json`` rewrites the performance page from a demo run.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from qpass_bench import pages
+
+DOCS = Path(__file__).parent
+MARK = re.compile(r"(<!-- example: (\S+) -->\n+)(?:```python\n.*?```)?", re.DOTALL)
+
+
+def put_examples() -> None:
+    """Copy every example into the page that names it."""
+    for page in DOCS.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(MARK.sub(_block, text), encoding="utf-8")
+
+
+def _block(match: re.Match) -> str:
+    code = (DOCS / "examples" / match[2]).read_text(encoding="utf-8")
+    return f"{match[1]}```python\n{code}```"
+
+
+def main() -> None:
+    """Parse the command line and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--numerics", action="store_true")
+    parser.add_argument("--demo", type=Path, metavar="report.json")
+    arguments = parser.parse_args()
+    put_examples()
+    if arguments.numerics:
+        (DOCS / "numerics.md").write_text(pages.numerics(), encoding="utf-8")
+    if arguments.demo:
+        report = json.loads(arguments.demo.read_text(encoding="utf-8"))
+        (DOCS / "performance.md").write_text(pages.performance(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
