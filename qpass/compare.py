@@ -54,6 +54,9 @@ class Comparison:
         """A self-contained HTML page."""
         return errors_to_html(self.sites, title)
 
+    def __rich__(self) -> Any:
+        return self.table()
+
     def __str__(self) -> str:
         total = f"relative error of the result: {self.result:.3g}"
         return f"{to_text(self.table())}\n{total}"

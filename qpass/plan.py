@@ -107,11 +107,11 @@ class Plan:
 
     def table(self, **options: Any) -> Any:
         """A rich table; see `qpass.views.to_table` for the options."""
-        return to_table(self.rows, **options)
+        return to_table(self.rows, remarks=self.findings, **options)
 
     def to_json(self) -> str:
         """All rows as JSON."""
-        return to_json(self.rows)
+        return to_json(self.rows, self.findings)
 
     def to_dot(self) -> str:
         """A Graphviz graph of weights, sites and what flows between sites."""
@@ -119,7 +119,10 @@ class Plan:
 
     def to_html(self, title: str = "qpass plan") -> str:
         """A self-contained HTML page."""
-        return to_html(self.rows, title)
+        return to_html(self.rows, title, self.findings)
+
+    def __rich__(self) -> Any:
+        return self.table(folded=True)
 
     def __str__(self) -> str:
         return to_text(self.table())

@@ -38,7 +38,7 @@ def _row(
     site = decision.site
     before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
     selection = _kernel(plan, decision, chosen) if decision.action else None
-    lhs, rhs = (v.aval.str_short() for v in site.eqn.invars[:2])
+    lhs, rhs = (v.aval.str_short(short_dtypes=True) for v in site.eqn.invars[:2])
     return Row(
         id=site.id,
         op=site.op,
@@ -46,7 +46,7 @@ def _row(
         role=site.role,
         lhs=lhs,
         rhs=rhs,
-        out=site.eqn.outvars[0].aval.str_short(),
+        out=site.eqn.outvars[0].aval.str_short(short_dtypes=True),
         weight=site.weight_path,
         scope=site.scope,
         source=site.source,
@@ -66,7 +66,7 @@ def _row(
 def _opaque_row(found: Found, reason: str, number: int) -> Row:
     eqn = found.eqn
     scope = "/".join(found.place.scopes)
-    avals = [v.aval.str_short() for v in eqn.invars]
+    avals = [v.aval.str_short(short_dtypes=True) for v in eqn.invars]
     return Row(
         id=f"{scope or 'opaque'}/{eqn.primitive.name}.{number}",
         op=eqn.primitive.name,
@@ -74,7 +74,7 @@ def _opaque_row(found: Found, reason: str, number: int) -> Row:
         role="opaque",
         lhs=avals[0] if avals else "",
         rhs=avals[1] if len(avals) > 1 else "",
-        out=eqn.outvars[0].aval.str_short() if eqn.outvars else "",
+        out=eqn.outvars[0].aval.str_short(short_dtypes=True) if eqn.outvars else "",
         scope=scope,
         count=found.place.repeats,
         reason=reason,
