@@ -1,7 +1,6 @@
 """Kernels for products of quantized operands: an explicit table, fastest first, reference last."""
 
 from qpass_kernels.cpu import CPU as CPU
-from qpass_kernels.cpu_groups import CPU_GROUPS as CPU_GROUPS
 from qpass_kernels.hopper import HOPPER_KERNELS as HOPPER_KERNELS
 from qpass_kernels.kernel import Kernel as Kernel
 from qpass_kernels.kernel import Product as Product
@@ -10,4 +9,4 @@ from qpass_kernels.kernel import select as select
 from qpass_kernels.reference import REFERENCE as REFERENCE
 from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS
 
-KERNELS: tuple[Kernel, ...] = (*HOPPER_KERNELS, *TPU_KERNELS, CPU_GROUPS, CPU, REFERENCE)
+KERNELS: tuple[Kernel, ...] = (*HOPPER_KERNELS, *TPU_KERNELS, CPU, REFERENCE)

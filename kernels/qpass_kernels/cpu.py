@@ -3,7 +3,7 @@
 A product of integer codes is one int8 product, which XLA runs 2 to 4 times as fast as float32.
 Anything else is multiplied in floats, and the weight decoded tile by tile: a whole decoded copy
 costs more than the product (one row by int8 `[8192, 2048]`: 21 ms whole, 1.9 ms by tiles; 128 rows:
-45 and 27 ms). No group sums: a batched product per group takes 10 times as long.
+45 and 27 ms). Sums per group are kept only where `qpass_kernels.cpu_groups` has a fast form.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from qpass_kernels import reference
+from qpass_kernels import cpu_groups, reference
 from qpass_kernels.cpu_codes import as_bytes, decode, parts
 from qpass_kernels.kernel import Kernel, Product, dtype
 
@@ -33,6 +33,8 @@ def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) ->
 
     With a bfloat16 lhs of several rows, grouped weights are rounded to bfloat16.
     """
+    if cpu_groups.fits(product):
+        return cpu_groups.run(product, lhs, lhs_scale, rhs, rhs_scale)
     lhs, rhs = (_whole_groups(product, x) for x in (reference.sealed(lhs), rhs))
     if product.integer and not product.grouped and reference.is_safe(product.k):
         total = _integer(product, lhs, rhs)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass_kernels import reference
-from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
+from qpass_kernels.kernel import Product, dtype
 
 ROWS = 16
 """Most rows of the first form: up to here more rows cost next to nothing."""
@@ -25,20 +25,14 @@ MOST_GROUPS = 32
 """Most groups of the second form: each is a product of its own in the program."""
 
 
-def supports(product: Product) -> str | None:
-    """Take int8 by int8 with grouped activations where groups are few."""
-    return first_reason(
-        (not product.integer, "not a product of integer codes"),
-        (product.rhs != "int8", f"{product.rhs} weights"),
-        (product.lhs_scale != "group", "activations with one scale per row"),
-        (product.symbolic, f"{' and '.join(product.symbolic)} symbolic"),
-        (not reference.is_safe(product.group), "groups too long for int32 sums"),
-        (not _few(product), f"{product.groups} groups: more than {MOST_GROUPS}"),
+def fits(product: Product) -> bool:
+    """Say whether the product is int8 by int8 with grouped activations, and groups are few."""
+    return (
+        (product.lhs, product.rhs, product.lhs_scale) == ("int8", "int8", "group")
+        and not product.symbolic
+        and reference.is_safe(product.group)
+        and (product.groups <= MOST_GROUPS or _as_rows(product))
     )
-
-
-def _few(product: Product) -> bool:
-    return product.groups <= MOST_GROUPS or _as_rows(product)
 
 
 def _as_rows(product: Product) -> bool:
@@ -46,12 +40,15 @@ def _as_rows(product: Product) -> bool:
 
 
 def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:
-    """Compute the product of the reference, sums of groups kept in int32."""
+    """Compute the product of the reference, sums of groups kept in int32; see `fits`."""
     tail = product.groups * product.group - product.k
+    # Sealed: how the sum over groups rounds must not depend on what its scales are made of.
+    lhs_scale, rhs_scale = reference.sealed((lhs_scale, rhs_scale))
     if tail:
         lhs, rhs = (jnp.pad(x, ((0, 0), (0, 0), (0, tail))) for x in (lhs, rhs))
     form = _by_rows if _as_rows(product) else _by_slices
-    return form(product, lhs, lhs_scale, rhs, rhs_scale).astype(dtype(product.out))
+    total = form(product, lhs, lhs_scale, rhs, rhs_scale)
+    return reference.sealed(total.astype(dtype(product.out)))
 
 
 def _by_rows(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:
@@ -79,6 +76,3 @@ def _by_slices(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: 
         )
         total = term if total is None else total + term
     return total
-
-
-CPU_GROUPS = Kernel("cpu groups", ("cpu",), supports, run)
