@@ -21,8 +21,8 @@ FLOAT = Variant("float32", "the model as it is")
 
 W8A8 = Variant(
     "int8 W8A8",
-    "every weight int8 per output channel, activations int8 per token",
-    (Rule(path="**", weight="int8", act="int8"),),
+    "every weight int8 per output channel, activations int8 per token in groups of 192",
+    (Rule(path="**", weight="int8", act=qpass.int8.grouped(192)),),
 )
 
 W4A16 = Variant(
