@@ -48,9 +48,10 @@ def swizzled(kind: Any, columns: int) -> tuple[Any, ...]:
     """Lay a tile out as the tensor core reads it: 8 rows by up to 128 bytes, swizzled."""
     bits = jax.dtypes.itemsize_bits(kind)
     swizzle = plgpu.find_swizzle(columns * bits)
+    # jax leaves a method of these that only its interpreter calls abstract to type checkers
     return (
-        plgpu.TilingTransform((8, swizzle * 8 // bits)),
-        plgpu.SwizzleTransform(swizzle),
+        plgpu.TilingTransform((8, swizzle * 8 // bits)),  # pyright: ignore[reportAbstractUsage]
+        plgpu.SwizzleTransform(swizzle),  # pyright: ignore[reportAbstractUsage]
     )
 
 
@@ -110,7 +111,7 @@ def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Calla
             _multiply(product, tiles, body, acc, memory, w, x, *(() if row else (w_scale,)))
             return acc[...]
 
-        acc_type = plgpu.ACC((tiles.n, tiles.m), body.accumulator)
+        acc_type = plgpu.WGMMAAccumulatorRef((tiles.n, tiles.m), body.accumulator)
         total = pl.run_scoped(accumulate, acc_type).astype(jnp.float32)
         plgpu.barrier_wait(memory["ready"])
         total = total * _spread(memory["m_scale"], total.shape, 1)
