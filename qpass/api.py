@@ -107,7 +107,9 @@ class Transformed:
     _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.fn)
+        # Only name and docstring: attributes of a callable object (another Transformed, too)
+        # would overwrite those of this one.
+        functools.update_wrapper(self, self.fn, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with its quantized products; same signature and results."""

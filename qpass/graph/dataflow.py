@@ -34,6 +34,9 @@ from qpass.graph.higher_order import Body, bodies, is_opaque
 from qpass.graph.program import Program
 from qpass.graph.provenance import Flow, Lost, Origin, continues, follow, leaf_origin, scan_slice
 
+# Products that are left as they are, and why; the plan lists them all the same.
+FINISHED = {"quantized_matmul": "quantized already, by a transformation inside this one"}
+
 Path = tuple[tuple[int, str], ...]
 Key = tuple[Path, int]
 
@@ -220,7 +223,7 @@ class _Walk:
                 self.use(operand, eqn.primitive.name, source, key)
         if eqn.primitive.name in CONTRACTIONS:
             self.contractions.append(self._found(eqn, operands, place, key))
-        elif is_opaque(eqn) or hides_program(eqn):
+        elif is_opaque(eqn) or hides_program(eqn) or eqn.primitive.name in FINISHED:
             self._note_opaque(eqn, operands, place, key)
         flows = follow(eqn, [self.flow[n] for n in operands])
         return self._results(eqn, flows, [[node]] * len(flows))
@@ -239,7 +242,9 @@ class _Walk:
 
     def _note_opaque(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> None:
         name = eqn.primitive.name
-        if hides_program(eqn):
+        if name in FINISHED:
+            reason = FINISHED[name]
+        elif hides_program(eqn):
             reason = f"{name} hides its program: qpass cannot look inside"
         elif any(map(contains_contraction, params_jaxprs(eqn))):
             reason = f"the body of {name} is opaque: a kernel, or a primitive unknown to qpass"
