@@ -1,0 +1,199 @@
+"""Small programs on which interception fails, run through Qwix and through qpass, side by side.
+
+``pip install qwix==0.1.8 && python -m qpass_bench.peers`` prints the table of the README. Qwix is
+no dependency of this project; the cases are written as its users would write them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from rich.console import Console
+from rich.table import Table
+
+import qpass
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (4, 16))
+QPASS_RULES = [qpass.Rule(path="**", weight="int8", act="int8")]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that is initialised with, and applied to, an array ``[4, 16]``."""
+
+    name: str
+    model: type[nn.Module]
+
+
+class Matmul(nn.Module):
+    """A parameter used with ``@``."""
+
+    @nn.compact
+    def __call__(self, x):
+        """``[B, 16] -> [B, 32]``."""
+        return x @ self.param("w", nn.initializers.normal(), (16, 32))
+
+
+class Stacked(nn.Module):
+    """Layers stacked in one parameter, run by ``lax.scan``."""
+
+    @nn.compact
+    def __call__(self, x):
+        """``[B, 16] -> [B, 16]``."""
+        w = self.param("w", nn.initializers.normal(0.2), (3, 16, 16))
+        return lax.scan(lambda carry, layer: (jnp.tanh(carry @ layer), None), x, w)[0]
+
+
+class ThreeOperands(nn.Module):
+    """One einsum of three operands."""
+
+    @nn.compact
+    def __call__(self, x):
+        """``[B, 16] -> [B, 16]``."""
+        a = self.param("a", nn.initializers.normal(), (16, 8))
+        b = self.param("b", nn.initializers.normal(), (8, 16))
+        return jnp.einsum("bd,df,fe->be", x, a, b)
+
+
+@jax.jit
+def helper(x: jax.Array, w: jax.Array) -> jax.Array:
+    """A product in a jitted helper, as libraries have them."""
+    return lax.dot(x, w)
+
+
+class SharedHelper(nn.Module):
+    """A model that calls the jitted helper."""
+
+    @nn.compact
+    def __call__(self, x):
+        """``[B, 16] -> [B, 32]``."""
+        return helper(x, self.param("w", nn.initializers.normal(), (16, 32)))
+
+
+CASES = (
+    Case("a parameter used with `@`", Matmul),
+    Case("layers stacked in `lax.scan`", Stacked),
+    Case("an einsum of three operands", ThreeOperands),
+    Case("a float call first, then quantized, through one jitted helper", SharedHelper),
+)
+
+
+def outcome(run: Callable[[], Any]) -> str:
+    """What a user sees: quantized, silently float, or an error."""
+    try:
+        difference = float(run())
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
+    return "stays float, no word" if difference == 0 else "quantized"
+
+
+def with_qwix(case: Case) -> float:
+    """Largest change of the result when the model goes through Qwix's PTQ."""
+    import qwix
+
+    rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
+    model = case.model()
+    variables = model.init(KEY, X)
+    exact = model.apply(variables, X)
+    quantized = qwix.quantize_model(model, qwix.PtqProvider(rules))
+    template = quantized.init(KEY, X)["params"]
+    params = qwix.quantize_params(variables["params"], template)
+    return jnp.abs(quantized.apply({"params": params}, X) - exact).max()
+
+
+def with_qpass(case: Case) -> float:
+    """The same through qpass."""
+    model = case.model()
+    variables = model.init(KEY, X)
+    exact = model.apply(variables, X)
+    q = qpass.transform(model.apply, QPASS_RULES)
+    return jnp.abs(q(q.quantize(variables, X), X) - exact).max()
+
+
+def plain_function(w: jax.Array, x: jax.Array) -> jax.Array:
+    """A function without a module."""
+    return x @ w
+
+
+def more_cases() -> list[tuple[str, str, str]]:
+    """Cases that are not a matter of one model."""
+    import qwix
+
+    rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
+    typo = [qwix.QuantizationRule(module_path="typo", weight_qtype="int8", act_qtype="int8")]
+    w = jax.random.normal(KEY, (16, 32))
+    dense = nn.Dense(32)
+    variables = dense.init(KEY, X)
+
+    def change(apply: Callable) -> Any:
+        return jnp.abs(apply(variables, X) - dense.apply(variables, X)).max()
+
+    q = qpass.transform(dense.apply, [qpass.Rule(path="typo", weight="int8", act="int8")])
+    return [
+        (
+            "a plain function",
+            outcome(lambda: qwix.quantize_model(plain_function, qwix.QtProvider(rules))),
+            outcome(
+                lambda: jnp.abs(
+                    qpass.transform(plain_function, QPASS_RULES)(w, X) - plain_function(w, X)
+                ).max()
+            ),
+        ),
+        (
+            "a rule that matches nothing",
+            outcome(lambda: change(qwix.quantize_model(dense, qwix.QtProvider(typo)).apply)),
+            outcome(lambda: change(q)),
+        ),
+    ]
+
+
+def decode_ratio(repeats: int = 20) -> tuple[float, float]:
+    """Speed of W8A8 at batch 1 on CPU, K 2048 to N 8192, over float32: Qwix, qpass."""
+    import qwix
+
+    rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
+    dense, x = nn.Dense(8192, use_bias=False), jax.random.normal(KEY, (1, 2048))
+    variables = dense.init(KEY, x)
+    theirs = qwix.quantize_model(dense, qwix.PtqProvider(rules))
+    params = {"params": qwix.quantize_params(variables["params"], theirs.init(KEY, x)["params"])}
+    ours = qpass.transform(dense.apply, QPASS_RULES)
+    runs = [
+        (jax.jit(dense.apply), variables),
+        (jax.jit(theirs.apply), params),
+        (jax.jit(ours), ours.quantize(variables, x)),
+    ]
+    times: list[list[float]] = [[], [], []]
+    for _ in range(repeats + 1):
+        for (fn, tree), kept in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            fn(tree, x).block_until_ready()
+            kept.append(time.perf_counter() - start)
+    exact, qwix_time, qpass_time = (statistics.median(kept[1:]) for kept in times)
+    return exact / qwix_time, exact / qpass_time
+
+
+def main() -> None:
+    """Print the table."""
+    table = Table("case", "Qwix 0.1.8", "qpass")
+    for case in CASES:
+        table.add_row(
+            case.name, outcome(lambda c=case: with_qwix(c)), outcome(lambda c=case: with_qpass(c))
+        )
+    for row in more_cases():
+        table.add_row(*row)
+    theirs, ours = decode_ratio()
+    table.add_row("W8A8 at batch 1 on CPU, speed over float32", f"{theirs:.2f}×", f"{ours:.2f}×")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
