@@ -9,11 +9,11 @@ import jax
 
 from qpass.compare import Comparison, compare
 from qpass.errors import CallError
-from qpass.graph.dataflow import analyse
 from qpass.graph.program import Call, Program, split_call, trace
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
+from qpass.graph.walk import analyse
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import Storage, fake_quantize_weight

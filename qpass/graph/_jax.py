@@ -14,15 +14,20 @@ what is read by attribute from private *values* is listed here, with the reason:
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.core
 import jax.extend.core as jex
 import jax.extend.source_info_util as source_info
 from jax.interpreters import batching, mlir
 
-Jaxpr = jex.Jaxpr
-JaxprEqn = jex.JaxprEqn
+if TYPE_CHECKING:  # JAX declares every aval as AbstractValue, which has neither shape nor dtype
+    from typing import Any as Jaxpr
+    from typing import Any as JaxprEqn
+else:
+    Jaxpr = jex.Jaxpr
+    JaxprEqn = jex.JaxprEqn
 Literal = jex.Literal
 Primitive = jex.Primitive
 Var = jex.Var
@@ -33,7 +38,7 @@ __all__ = ["Jaxpr", "JaxprEqn", "Literal", "Primitive", "ShapedArray", "Var", "b
 
 def sub_jaxprs(value: Any) -> Iterator[Jaxpr]:
     """The jaxprs inside one equation parameter, in order, through tuples and lists."""
-    if isinstance(value, Jaxpr):
+    if isinstance(value, jex.Jaxpr):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
@@ -86,6 +91,12 @@ def source_line(eqn: JaxprEqn) -> str:
     return rest if path else text
 
 
+def dtype_short(dtype: Any) -> str:
+    """Short name of a dtype: ``f32``, ``bf16``, ``i8``, ``key<fry>``."""
+    text = ShapedArray((), dtype).str_short(short_dtypes=True)
+    return text.removesuffix("[]")
+
+
 def scan_parts(eqn: JaxprEqn, values: Sequence[Any]) -> tuple[list, list, list]:
     """Split one value per operand of a ``scan`` into constants, carries and scanned inputs."""
     consts, carry, xs = eqn.params["ft_in"].update(list(values)).unpack()
@@ -97,9 +108,13 @@ def unspecified_as_none(sharding: Any) -> Any:
     return None if type(sharding).__name__ == "UnspecifiedValue" else sharding
 
 
-def is_saveable(verdict: Any) -> bool:
-    """Whether a rematerialization policy's answer means "keep this value"."""
-    return verdict is True or type(verdict).__name__ == "SaveableType"
+def kept_as(verdict: Any) -> str | None:
+    """How a rematerialization policy's answer keeps a value; None for "compute it again"."""
+    if verdict is True or type(verdict).__name__ == "SaveableType":
+        return "saved"
+    if type(verdict).__name__ == "Offloadable":
+        return f"offloaded.{verdict.src}.{verdict.dst}"
+    return None
 
 
 def varying_axes(value: Any) -> frozenset:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
 
@@ -76,7 +77,7 @@ def contains_contraction(jaxpr: Jaxpr) -> bool:
 
 def float_positions(avals: list) -> tuple[int, ...]:
     """Positions of the avals that have a tangent of their own dtype."""
-    return tuple(i for i, aval in enumerate(avals) if dtypes.issubdtype(aval.dtype, np.inexact))
+    return tuple(i for i, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, np.inexact))
 
 
 def with_float0(avals: list, positions: tuple[int, ...], values: Any) -> list:

@@ -136,6 +136,7 @@ HIGHER_ORDER: Mapping[str, Callable[[JaxprEqn], tuple[Body, ...]]] = MappingProx
         "eval_jaxpr": _call,
         "closed_call": _call,
         "core_call": _call,
+        "remat_opt": _call,
         "xla_metadata_call": _call,
         "custom_jvp_call": _custom_derivative,
         "custom_vjp_call": _custom_derivative,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qpass.errors import CallError
-from qpass.graph._jax import Jaxpr, trace_context
+from qpass.graph._jax import Jaxpr, ShapedArray, trace_context
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Program:
 def abstract(value: Any) -> Any:
     """Shape, dtype and sharding of an array; a wrapped array abstracts leaf by leaf."""
     if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.core.ShapedArray(value.shape, value.dtype)
+        return ShapedArray(value.shape, value.dtype)
     leaves, tree = jax.tree.flatten(value)
     if len(leaves) == 1 and leaves[0] is value:
         return jax.typeof(value)
@@ -109,7 +110,7 @@ def abstract(value: Any) -> Any:
 def is_dynamic(value: Any) -> bool:
     """Arrays, tracers and abstract arrays are traced; every other leaf is a static value."""
     if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind not in "OUSV" or jax.dtypes.issubdtype(value.dtype, np.number)
+        return value.dtype.kind not in "OUSV" or jnp.issubdtype(value.dtype, np.number)
     return isinstance(value, jax.Array | jax.ShapeDtypeStruct) or hasattr(value, "__jax_array__")
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jax import dtypes
 
 from qpass.graph._jax import JaxprEqn, source_line
 
@@ -109,7 +109,7 @@ def _same(eqn: JaxprEqn, axes: Axes) -> Axes:
 
 def _convert(eqn: JaxprEqn, axes: Axes) -> Axes | None:
     kinds = (eqn.invars[0].aval.dtype, eqn.params["new_dtype"])
-    return axes if all(dtypes.issubdtype(k, np.floating) for k in kinds) else None
+    return axes if all(jnp.issubdtype(k, np.floating) for k in kinds) else None
 
 
 def _transpose(eqn: JaxprEqn, axes: Axes) -> Axes:

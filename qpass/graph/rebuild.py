@@ -1,12 +1,14 @@
 """One rule for each higher-order primitive: rebuild it around a rewritten sub-program.
 
-Rebuilding through JAX's public API (instead of swapping the jaxpr in the parameters) lets wrapped values cross the
-boundary, keeps derivative rules attached, and differentiates correctly with respect to values
-that the replacement captures. The exception is a rematerialization that JAX has already
-differentiated: `jax.checkpoint` would reset that mark and let XLA undo it, so it is rebound.
+Rebuilding through JAX's public API (instead of swapping the jaxpr in the parameters) lets wrapped
+values cross the boundary, keeps derivative rules attached, and differentiates correctly with
+respect to values that the replacement captures. The exception is a rematerialization that JAX has
+already differentiated: `jax.checkpoint` would reset that mark and let XLA undo it, so it is
+rebound.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -26,39 +28,31 @@ from qpass.graph._jax import (
 )
 from qpass.graph.higher_order import bodies
 from qpass.graph.rebuild_custom import custom_jvp, custom_vjp
-from qpass.graph.rewrite import SAVED, Frame, Result, Rewriter, Taps
+from qpass.graph.rewrite import Frame, Result, Rewriter, Saving, Taps
 
 
 def _flat_body(rw: Rewriter, jaxpr: Jaxpr, operands: list, frame: Frame) -> tuple[Callable, list]:
-    """The rewritten sub-program as a function of plain arrays, and those arrays."""
+    """The rewritten sub-program as a function of plain arrays, and those arrays.
+
+    JAX traces one function object once, so call sites that share a jaxpr, and where the decisions
+    inside are the same, get the same function.
+    """
     flat, tree = jax.tree.flatten(operands)
 
     def body(*arrays):
         return rw.run(jaxpr, jax.tree.unflatten(tree, arrays), frame)
 
-    return body, flat
+    if rw.tap is not None:  # its results are named by call path, so no two call sites are the same
+        return body, flat
+    key = (id(jaxpr), tree, tuple(rw.below.get(frame.path, ())), id(frame.saving))
+    return rw.shared.setdefault(key, body), flat
 
 
 def _jit(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     params = eqn.params
-    inner = frame.enter(index, "body")
-    body, flat = _flat_body(rw, params["jaxpr"], operands, inner)
-    key = (id(params["jaxpr"]), jax.tree.structure(operands), *_relative(rw, inner))
-    if rw.tap is not None or key not in rw.calls:
-        body.__name__ = body.__qualname__ = params["name"]
-        rw.calls[key] = jax.jit(body, **_jit_options(params, operands))
-    return rw.calls[key](*flat)
-
-
-def _relative(rw: Rewriter, frame: Frame) -> tuple:
-    """What decides how a shared jaxpr is rewritten below ``frame``."""
-    depth = len(frame.path)
-    below = tuple(
-        (path[depth:], index, decision)
-        for (path, index), decision in rw.decisions.items()
-        if path[:depth] == frame.path
-    )
-    return below, id(frame.policy)
+    body, flat = _flat_body(rw, params["jaxpr"], operands, frame.enter(index, "body"))
+    body.__name__ = body.__qualname__ = params["name"]
+    return jax.jit(body, **_jit_options(params, operands))(*flat)
 
 
 def _jit_options(params: Mapping, operands: list) -> dict[str, Any]:
@@ -84,18 +78,13 @@ def _jit_options(params: Mapping, operands: list) -> dict[str, Any]:
 
 def _remat(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     policy = eqn.params["policy"]
-    inner = Frame((*frame.path, (index, "body")), policy)
+    saving = rw.savings.setdefault(id(policy), Saving(policy)) if policy else None
+    inner = replace(frame.enter(index, "body"), saving=saving)
     body, flat = _flat_body(rw, eqn.params["jaxpr"], operands, inner)
     if eqn.params["differentiated"]:
         return _rebind(eqn, "jaxpr", body, flat)
-    extended = None if policy is None else _also_saving_replacements(policy)
+    extended = saving.extended if saving else None
     return jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=extended)(*flat)
-
-
-def _also_saving_replacements(policy: Callable) -> Callable:
-    """A policy names primitives; the replaced product is another one, so it is saved by name."""
-    policies = jax.checkpoint_policies
-    return policies.save_from_both_policies(policy, policies.save_only_these_names(SAVED))
 
 
 def _rebind(eqn: JaxprEqn, name: str, body: Callable, flat: list) -> Any:
@@ -112,7 +101,8 @@ def _metadata_call(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, in
 
 
 def _inline(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
-    return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "body"))
+    (body,) = bodies(eqn)
+    return rw.run(body.jaxpr, operands, frame.enter(index, body.key))
 
 
 def _scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
@@ -286,6 +276,8 @@ REBUILD: Mapping[str, Callable] = MappingProxyType(
         "eval_jaxpr": _inline,
         "closed_call": _inline,
         "core_call": _inline,
+        # It exists to compute no residuals that nobody reads; XLA removes those in any case.
+        "remat_opt": _inline,
         "xla_metadata_call": _metadata_call,
         "custom_jvp_call": custom_jvp,
         "custom_vjp_call": custom_vjp,

@@ -20,13 +20,12 @@ from qpass.graph._jax import (
     Literal,
     bind,
     equation_context,
-    is_saveable,
+    kept_as,
     named_like,
     source_line,
 )
 from qpass.graph.dataflow import Key, Path
 
-SAVED = "qpass.saved"
 Taps = dict[str, Any]
 Result = tuple[list, Taps]
 
@@ -63,12 +62,43 @@ class Operations(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Saving:
+    """A rematerialization policy, applied to replaced products as if they were the original ones.
+
+    A policy decides by primitive. The original equation is shown to it; what it wants to keep is
+    named, and `extended` gives the policy's verdict for such a name.
+
+    Attributes:
+        policy: the user's policy.
+        verdicts: what the policy said, by name.
+    """
+
+    policy: Callable
+    verdicts: dict[str, Any] = field(default_factory=dict)
+
+    def name(self, eqn: JaxprEqn) -> str | None:
+        """The name to keep the replacement of ``eqn`` under; None to recompute it."""
+        avals = [v.aval for v in eqn.invars]
+        verdict = self.policy(eqn.primitive, *avals, **eqn.params)
+        kind = kept_as(verdict)
+        if kind is None:
+            return None
+        self.verdicts[f"qpass.{kind}"] = verdict
+        return f"qpass.{kind}"
+
+    def extended(self, primitive: Any, *avals: Any, **params: Any) -> Any:
+        """The policy, which knows the names too."""
+        verdict = self.verdicts.get(params.get("name", "")) if primitive.name == "name" else None
+        return self.policy(primitive, *avals, **params) if verdict is None else verdict
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where the interpreter is: its call path, and the remat policy in force there."""
 
     path: Path = ()
-    policy: Callable | None = None
+    saving: Saving | None = None
 
     def enter(self, index: int, key: str) -> "Frame":
         """The frame of a sub-program of equation ``index``."""
@@ -87,8 +117,11 @@ class Rewriter:
         tap: called with ``(decision, eqn, operands, result)`` at each decided site; the pytree
             of sums that it returns comes back by call path. None taps nothing.
         notes: filled with ``(key, text)`` where a wrapped value had to be unwrapped.
-        calls: jitted sub-programs already rebuilt, so that call sites with the same decisions
+        shared: sub-programs already rebuilt, so that call sites with the same decisions inside
             share one trace.
+        savings: a `Saving` for each rematerialization policy met, by its identity.
+        enclosing: call sites with decided sites inside.
+        below: for each call path, the decided sites inside, by call path from there.
     """
 
     decisions: Mapping[Key, Any]
@@ -97,15 +130,17 @@ class Rewriter:
     rebuild: Mapping[str, Callable]
     tap: Callable | None = None
     notes: list[tuple[Key, str]] = field(default_factory=list)
-    calls: dict[Any, Callable] = field(default_factory=dict)
-    enclosing: frozenset[Key] = frozenset()
+    shared: dict[Any, Callable] = field(default_factory=dict)
+    savings: dict[int, Saving] = field(default_factory=dict)
+    enclosing: set[Key] = field(default_factory=set)
+    below: dict[Path, list] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.enclosing = frozenset(
-            (path[:depth], path[depth][0])
-            for path, _ in self.decisions
-            for depth in range(len(path))
-        )
+        for (path, index), decision in self.decisions.items():
+            for depth in range(len(path)):
+                self.enclosing.add((path[:depth], path[depth][0]))
+                within = self.below.setdefault(path[: depth + 1], [])
+                within.append((path[depth + 1 :], index, decision))
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[Any], frame: Frame) -> tuple[list, Taps]:
         """Evaluate ``jaxpr``; results (arrays or wrapped) and what was tapped inside."""
@@ -155,9 +190,8 @@ class Rewriter:
         taps = (
             {} if self.tap is None else {tap_name(key): self.tap(decision, eqn, operands, result)}
         )
-        if frame.policy is not None and _policy_saves(frame.policy, eqn):
-            result = checkpoint_name(result, SAVED)
-        return [result], taps
+        name = frame.saving.name(eqn) if frame.saving else None
+        return [result if name is None else checkpoint_name(result, name)], taps
 
     def _wrapped(self, eqn: JaxprEqn, operands: list, key: Key) -> list:
         result = self.operations.layout(eqn, operands)
@@ -165,12 +199,6 @@ class Rewriter:
             return result if eqn.primitive.multiple_results else [result]
         why = f"dequantized at {eqn.primitive.name} {source_line(eqn)}".rstrip()
         return bind(eqn, [self.unwrap(value, key, why) for value in operands])
-
-
-def _policy_saves(policy: Callable, eqn: JaxprEqn) -> bool:
-    """Whether the user's remat policy keeps the result of the original equation."""
-    avals = [v.aval for v in eqn.invars]
-    return is_saveable(policy(eqn.primitive, *avals, **eqn.params))
 
 
 def tap_name(key: Key) -> str:

@@ -63,6 +63,8 @@ def normalize_dims(dimension_numbers: Any) -> Dims:
     return (ints[0], ints[1]), (ints[2], ints[3])
 
 
+# Jitted so that products of one shape are traced once, however many layers there are.
+@partial(jax.jit, static_argnums=0)
 def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
     """The product of float ``x`` and quantized ``w``, in ``dot_general``'s own output layout.
 

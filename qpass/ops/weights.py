@@ -1,6 +1,7 @@
 """Weights: how a parameter leaf is stored, and its quantization inside and outside of a program."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 from jax import lax
@@ -28,6 +29,8 @@ class Storage:
         return f"{self.quantizer} along axes {self.contract}{layers}"
 
 
+# Jitted so that weights of one shape are traced once, however many layers there are.
+@partial(jax.jit, static_argnames="storage")
 def encode_weight(x: jax.Array, storage: Storage) -> QTensor:
     """Quantize a leaf, contracted axes last in memory (K-minor), as every kernel reads it."""
     return quantize(x, storage.quantizer, storage.contract, storage.separate, pack=True)

@@ -1,0 +1,265 @@
+"""The walk that finds a program's dataflow: once over every equation of every nested jaxpr."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+
+from qpass.graph._jax import (
+    Jaxpr,
+    JaxprEqn,
+    Literal,
+    hides_program,
+    name_stack,
+    params_jaxprs,
+    source_line,
+)
+from qpass.graph.dataflow import Dataflow, Found, Key, Place, Use
+from qpass.graph.derivatives import (
+    CONTRACTIONS,
+    JvpProgram,
+    VjpPrograms,
+    contains_contraction,
+    derivative_programs,
+)
+from qpass.graph.higher_order import Body, bodies, is_opaque
+from qpass.graph.program import Program
+from qpass.graph.provenance import Flow, Lost, Origin, continues, follow, leaf_origin, scan_slice
+
+# Products that are left as they are, and why; the plan lists them all the same.
+FINISHED = {"quantized_matmul": "quantized already, by a transformation inside this one"}
+
+
+def analyse(program: Program) -> Dataflow:
+    """Walk ``program`` and every nested jaxpr once; time linear in the number of equations."""
+    walk = _Walk()
+    inputs = [
+        walk.value("input", var.aval, leaf_origin(k, var.aval.ndim), leaf=k)
+        for k, var in enumerate(program.jaxpr.invars)
+    ]
+    outputs = walk.jaxpr(program.jaxpr, inputs, Place(), top=True)
+    for node in outputs:
+        walk.use(node, "output", "", None)
+    uses = {leaf: tuple(found) for leaf, found in walk.uses.items()}
+    return Dataflow(
+        walk.graph,
+        tuple(walk.contractions),
+        tuple(walk.opaque),
+        uses,
+        walk.derivatives,
+        walk.untraceable,
+        tuple(outputs),
+    )
+
+
+@dataclass(eq=False)
+class _Walk:
+    """State of one walk; values and equations are numbered in the order they are met."""
+
+    graph: nx.DiGraph = field(default_factory=nx.DiGraph)
+    flow: list[Flow] = field(default_factory=list)
+    tangents: set[int] = field(default_factory=set)
+    contractions: list[Found] = field(default_factory=list)
+    opaque: list[tuple[Found, str]] = field(default_factory=list)
+    uses: dict[int, list[Use]] = field(default_factory=dict)
+    derivatives: dict[Key, Any] = field(default_factory=dict)
+    untraceable: dict[Key, str] = field(default_factory=dict)
+    constants: int = 0
+    in_derivative: int = 0
+
+    def value(self, kind: str, aval: Any, flow: Flow, **attributes: Any) -> int:
+        """Add a value node."""
+        return self._add(kind, flow, aval=aval, **attributes)
+
+    def _add(self, kind: str, flow: Flow, **attributes: Any) -> int:
+        node = len(self.flow)
+        self.flow.append(flow)
+        self.graph.add_node(node, kind=kind, **attributes)
+        return node
+
+    def jaxpr(
+        self, jaxpr: Jaxpr, inputs: Sequence[int], place: Place, top: bool = False
+    ) -> list[int]:
+        """Walk ``jaxpr`` with its inputs bound to nodes; the nodes of its results."""
+        env = dict(zip(jaxpr.invars, inputs, strict=True))
+        for var in jaxpr.constvars:
+            env[var] = self._constant(var, top)
+        for index, eqn in enumerate(jaxpr.eqns):
+            operands = [self._read(env, atom) for atom in eqn.invars]
+            results = self.equation(eqn, operands, place, index)
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [self._read(env, atom) for atom in jaxpr.outvars]
+
+    def _constant(self, var: Any, top: bool) -> int:
+        flow = Lost("closed-over constant", because="of an inner function")
+        if top:
+            self.constants += 1
+            flow = leaf_origin(-self.constants, var.aval.ndim)
+        return self.value("const", var.aval, flow)
+
+    def _read(self, env: dict, atom: Any) -> int:
+        if isinstance(atom, Literal):
+            return self.value("literal", atom.aval, Lost("literal"))
+        return env[atom]
+
+    def equation(self, eqn: JaxprEqn, operands: list[int], place: Place, index: int) -> list[int]:
+        """Add one equation; the nodes of its results."""
+        key = (place.path, index)
+        inner = bodies(eqn)
+        if inner:
+            results = self._enter(eqn, inner, operands, place, key)
+        else:
+            results = self._first_order(eqn, operands, place, key)
+        if not self.tangents.isdisjoint(operands):
+            self.tangents.update(results)
+        return results
+
+    def _first_order(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> list[int]:
+        source = source_line(eqn)
+        node = self._add(
+            "equation", Lost(eqn.primitive.name), op=eqn.primitive.name, key=key, source=source
+        )
+        for slot, operand in enumerate(operands):
+            self.graph.add_edge(operand, node, slot=slot)
+            if not continues(eqn, slot):
+                self.use(operand, eqn.primitive.name, source, key)
+        if eqn.primitive.name in CONTRACTIONS:
+            self.contractions.append(self._found(eqn, operands, place, key))
+        elif is_opaque(eqn) or hides_program(eqn) or eqn.primitive.name in FINISHED:
+            self._note_opaque(eqn, operands, place, key)
+        flows = follow(eqn, [self.flow[n] for n in operands])
+        return self._results(eqn, flows, [[node]] * len(flows))
+
+    def _results(self, eqn: JaxprEqn, flows: list[Flow], sources: list[list[int]]) -> list[int]:
+        results = []
+        for var, flow, above in zip(eqn.outvars, flows, sources, strict=True):
+            results.append(self.value("value", var.aval, flow))
+            self.graph.add_edges_from((node, results[-1]) for node in above)
+        return results
+
+    def _found(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> Found:
+        flows = tuple(self.flow[n] for n in operands)
+        tangent = not self.tangents.isdisjoint(operands)
+        return Found(eqn, key, _inside(place, eqn), flows, tuple(operands), tangent)
+
+    def _note_opaque(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> None:
+        name = eqn.primitive.name
+        if name in FINISHED:
+            reason = FINISHED[name]
+        elif hides_program(eqn):
+            reason = f"{name} hides its program: qpass cannot look inside"
+        elif any(map(contains_contraction, params_jaxprs(eqn))):
+            reason = f"the body of {name} is opaque: a kernel, or a primitive unknown to qpass"
+        else:
+            return
+        self.opaque.append((self._found(eqn, operands, place, key), reason))
+
+    def use(self, node: int, op: str, source: str, key: Key | None) -> None:
+        """Record that something other than a layout operation reads ``node``.
+
+        Derivative rules do not count: they run beside the program, on dequantized weights.
+        """
+        flow = self.flow[node]
+        if isinstance(flow, Origin) and not self.in_derivative:
+            self.uses.setdefault(flow.leaf, []).append(Use(op, source, flow, key))
+
+    def _enter(
+        self, eqn: JaxprEqn, inner: Sequence[Body], operands: list[int], place: Place, key: Key
+    ) -> list[int]:
+        lost = Lost(eqn.primitive.name, source_line(eqn), "result of a nested program")
+        flows: list[Flow] = [lost] * len(eqn.outvars)
+        sources: list[list[int]] = [[] for _ in eqn.outvars]
+        here = _inside(place, eqn)
+        for body in inner:
+            inputs = [self._body_input(eqn, body, p, operands) for p in range(len(body.operands))]
+            path = (*place.path, (key[1], body.key))
+            nested = replace(here, path=path, repeats=here.repeats * body.repeats)
+            outputs = self.jaxpr(body.jaxpr, inputs, nested)
+            self._leave(body, inputs, outputs, flows)
+            if body.key != "cond":
+                for above, output in zip(sources, outputs, strict=True):
+                    above.append(output)
+        self._derivatives(eqn, operands, here, key)
+        return self._results(eqn, flows, sources)
+
+    def _body_input(self, eqn: JaxprEqn, body: Body, position: int, operands: list[int]) -> int:
+        operand = operands[body.operands[position]]
+        flow = self.flow[operand]
+        if isinstance(flow, Origin) and position in body.sliced:
+            flow = scan_slice(flow)
+        elif isinstance(flow, Origin) and position in body.updated:
+            self.use(operand, eqn.primitive.name, source_line(eqn), None)
+            flow = Lost(eqn.primitive.name, source_line(eqn), "carried and updated by the loop")
+        node = self.value("value", body.jaxpr.invars[position].aval, flow)
+        self.graph.add_edge(operand, node)
+        if operand in self.tangents:
+            self.tangents.add(node)
+        return node
+
+    def _leave(self, body: Body, inputs: list[int], outputs: list[int], flows: list[Flow]) -> None:
+        for output, position in body.feedback:
+            self.graph.add_edge(outputs[output], inputs[position], feedback=True)
+        for result, output in body.results.items():
+            flows[result] = self.flow[outputs[output]]
+        kept = set(body.results.values())
+        for output, node in enumerate(outputs):
+            if output not in kept:
+                self.use(node, "result of a nested program", "", None)
+
+    def _derivatives(self, eqn: JaxprEqn, operands: list[int], here: Place, key: Key) -> None:
+        try:
+            programs = derivative_programs(eqn)
+        except Exception as err:  # the user's rule itself fails: it would fail when differentiated
+            self.untraceable[key] = f"{type(err).__name__}: {err}".split("\n")[0]
+            return
+        self.in_derivative += 1
+        if isinstance(programs, VjpPrograms):
+            self._vjp(programs, operands, here, key)
+        elif isinstance(programs, JvpProgram):
+            self._jvp(programs, operands, here, key)
+        self.in_derivative -= 1
+        if programs is not None:
+            self.derivatives[key] = programs
+
+    def _vjp(self, programs: VjpPrograms, operands: list[int], here: Place, key: Key) -> None:
+        fwd = _rule_place(here, key, "fwd")
+        results = self.jaxpr(programs.fwd, self._copies(programs.fwd, operands), fwd)
+        n_results = len(programs.fwd.outvars) - self._n_residuals(programs)
+        residuals = results[n_results:]
+        cotangents = [
+            self.value("value", var.aval, Lost("cotangent"))
+            for var in programs.bwd.invars[len(residuals) :]
+        ]
+        inputs = [*self._copies(programs.bwd, residuals), *cotangents]
+        self.jaxpr(programs.bwd, inputs, _rule_place(here, key, "bwd"))
+
+    def _n_residuals(self, programs: VjpPrograms) -> int:
+        return len(programs.bwd.invars) - len(programs.floating_results)
+
+    def _jvp(self, programs: JvpProgram, operands: list[int], here: Place, key: Key) -> None:
+        tangents = [
+            self.value("value", var.aval, Lost("tangent"))
+            for var in programs.jvp.invars[len(operands) :]
+        ]
+        self.tangents.update(tangents)
+        inputs = [*self._copies(programs.jvp, operands), *tangents]
+        self.jaxpr(programs.jvp, inputs, _rule_place(here, key, "jvp"))
+
+    def _copies(self, jaxpr: Jaxpr, operands: list[int]) -> list[int]:
+        nodes = []
+        for var, operand in zip(jaxpr.invars, operands, strict=False):
+            nodes.append(self.value("value", var.aval, self.flow[operand]))
+            self.graph.add_edge(operand, nodes[-1])
+        return nodes
+
+
+def _inside(place: Place, eqn: JaxprEqn) -> Place:
+    scopes, transforms = name_stack(eqn)
+    return replace(
+        place, scopes=(*place.scopes, *scopes), transforms=(*place.transforms, *transforms)
+    )
+
+
+def _rule_place(here: Place, key: Key, rule: str) -> Place:
+    return replace(here, path=(*key[0], (key[1], rule)), derivative=rule)

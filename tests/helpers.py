@@ -1,0 +1,25 @@
+"""Helpers of several test folders."""
+
+from collections.abc import Callable
+from textwrap import dedent
+from typing import Any
+
+import jax
+
+import qpass
+from qpass.graph.text import to_text
+
+
+def text(fn: Callable, args: tuple) -> str:
+    """The text form of ``fn`` at ``args``."""
+    return to_text(jax.make_jaxpr(fn)(*args))
+
+
+def assert_rewrites(
+    fn: Callable, rules: Any, args: tuple, before: str, after: str, stored: bool = True
+) -> None:
+    """``fn`` reads ``before``; its transformation by ``rules``, on stored weights, ``after``."""
+    q = qpass.transform(fn, rules)
+    assert text(fn, args) == dedent(before).strip("\n")
+    given = q.quantize(*args) if stored else args[0]
+    assert text(q, (given, *args[1:])) == dedent(after).strip("\n")
