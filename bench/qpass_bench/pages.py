@@ -3,44 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 from qpass_bench.roundtrip import measure
-
-GENERATED = "<!-- Written by docs/build.py; change that, not this page. -->"
-
-NUMERICS_INTRO = """\
-# Numerics
-
-A quantized array is codes and float32 scales: `value = f32(code) * scale`. For every block of elements that share a scale
-
-- `scale = absmax * f32(1 / qmax)` over the finite elements, at least the smallest normal float32; a block of zeros has scale 1;
-- `code = clip(rint(x * (1 / scale)), -qmax, qmax)`, ties to even; a float type is rounded by its cast instead;
-- the range is symmetric: ±127 for int8, ±7 for int4, so that zero is exact and negation never saturates.
-
-Codes are rounded from a product with the reciprocal, not from a quotient. XLA rewrites `x / c` into `x * (1 / c)` depending on the context, so codes from a division would
-differ between a training step and a stored checkpoint. The last two columns show that the choice costs nothing.
-
-Which elements share a scale follows from the contraction alone. Per channel: one scale for each index of every axis that is not contracted. Grouped: the innermost contracted axis is
-cut in groups, the last one may be short. Per tensor: one for all; stacked layers that a scan slices have their own.
-
-Weights that hold NaN or infinities are refused, with the leaf's name and the count. For activations, scales use the finite values only; an infinity saturates, a NaN becomes zero in an
-integer type.
-
-## Products
-
-With quantized activations: integer codes are multiplied and summed exactly in int32 for each group, then `f32(sum) * activation scale * weight scale`, groups added in
-float32. Weight-only: products of activations and codes are summed in float32, scales are applied after the sum per channel and before it per group. The result is cast to the dtype
-that the program asked for.
-
-Float parameters and stored ones run through the same functions; under `jax.jit` on one backend the results are equal bit for bit. Gradients are straight-through: the backward
-products are float products of the values that the forward used.
-
-## Errors
-
-Mean absolute error over mean magnitude of a 256 × 1024 array, per row of 1024; "outliers" has one value in a thousand fifty times as large. Bits count the scales.
-
-"""
 
 
 def numerics() -> str:
@@ -51,7 +18,12 @@ def numerics() -> str:
         for r in measure()
     ]  # fmt: skip
     head = ("quantizer", "bits", "normal", "outliers", "normal, codes from x / scale")
-    return f"{GENERATED}\n\n{NUMERICS_INTRO}{table(head, rows)}\n"
+    return _template("numerics").substitute(table=table(head, rows))
+
+
+def _template(name: str) -> Template:
+    text = files("qpass_bench").joinpath("templates", f"{name}.md").read_text(encoding="utf-8")
+    return Template(text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -60,6 +32,87 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows)) + "\n"
 
 
+SPEEDS = {
+    "prefill_128": "prefill 128, tokens/s",
+    "prefill_512": "prefill 512, tokens/s",
+    "decode": "decode, tokens/s",
+}
+
+
 def performance(report: dict[str, Any]) -> str:
-    """``docs/performance.md`` from the demo's report."""
-    raise NotImplementedError
+    """``docs/performance.md`` from the demo's report (with the second model in it)."""
+    variants, machine = report["variants"], report["machine"]
+    tables = [decoder_table(variants), completions(variants)]
+    if report.get("encoder"):
+        tables.append(encoder_table(report["encoder"]))
+    float_mb, int8_mb, *_ = (f"{v['sizes']['bytes'] / 1e6:.0f}" for v in variants)
+    return _template("performance").substitute(
+        model=report["model"]["name"],
+        tokens=f"{report['text']['tokens']:,}",
+        text=report["text"]["name"],
+        date=report["date"],
+        platform=machine["platform"],
+        cores=machine["cores"],
+        jax=machine["jax"],
+        tables="\n".join(tables),
+        float_mb=float_mb,
+        int8_mb=int8_mb,
+    )
+
+
+def decoder_table(variants: Sequence[dict[str, Any]]) -> str:
+    """Quality, size and speed of the language model, a column a variant."""
+    rows = [
+        ("parameters, MB", *(f"{v['sizes']['bytes'] / 1e6:.1f}" for v in variants)),
+        *(
+            (f"{kind} leaves, of float bytes", *(_leaf_ratio(v, kind) for v in variants))
+            for kind in _kinds(variants)
+        ),
+        (
+            "perplexity",
+            *(f"{v['perplexity']:.3f} ({v['perplexity_ratio']:.4f}×)" for v in variants),
+        ),
+        *((title, *(_speed(v["speed"][key]) for v in variants)) for key, title in SPEEDS.items()),
+    ]
+    return table(("", *(v["name"] for v in variants)), rows)
+
+
+def _kinds(variants: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted({kind for v in variants for kind in v["sizes"]["quantized"]})
+
+
+def _leaf_ratio(variant: dict[str, Any], kind: str) -> str:
+    found = variant["sizes"]["quantized"].get(kind)
+    return f"{found['ratio']:.3f}×" if found else ""
+
+
+def _speed(speed: dict[str, Any]) -> str:
+    low, high = speed["per_second_range"]
+    return f"{speed['per_second']:.1f} [{low:.1f}, {high:.1f}] ({speed['ratio']:.2f}×)"
+
+
+def completions(variants: Sequence[dict[str, Any]]) -> str:
+    """What each variant says to the demo's question."""
+    lines = [
+        f"- {v['name']}: *{v['completion']['prompt'].strip()}* {v['completion']['text'].strip()}"
+        for v in variants
+    ]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def encoder_table(encoder: dict[str, Any]) -> str:
+    """The second model: finding words by their definitions."""
+    variants = encoder["variants"]
+    base = variants[0]["reciprocal_rank"]
+    rows = [
+        (
+            v["name"],
+            f"{v['sizes']['bytes'] / 1e6:.1f}",
+            f"{v['reciprocal_rank']:.4f} ({v['reciprocal_rank'] / base:.4f}×)",
+            f"{v['mean_cosine']:.5f}",
+        )
+        for v in variants
+    ]
+    head = ("", "parameters, MB", "mean reciprocal rank", "mean cosine to float")
+    title = f"{encoder['name']}, {encoder['words']} nouns of WordNet found by their definitions"
+    return f"\n## {title}\n\n{table(head, rows)}"
