@@ -96,21 +96,22 @@ def outcome(run: Callable[[], Any]) -> str:
     return "stays float, no word" if difference == 0 else "quantized"
 
 
-def with_qwix(case: Case) -> float:
+def with_qwix(case: Case) -> Any:
     """Largest change of the result when the model goes through Qwix's PTQ."""
     import qwix
 
     rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
     model = case.model()
     variables = model.init(KEY, X)
-    exact = model.apply(variables, X)
+    exact: Any = model.apply(variables, X)
     quantized = qwix.quantize_model(model, qwix.PtqProvider(rules))
     template = quantized.init(KEY, X)["params"]
     params = qwix.quantize_params(variables["params"], template)
-    return jnp.abs(quantized.apply({"params": params}, X) - exact).max()
+    result: Any = quantized.apply({"params": params}, X)
+    return jnp.abs(result - exact).max()
 
 
-def with_qpass(case: Case) -> float:
+def with_qpass(case: Case) -> Any:
     """The same through qpass."""
     model = case.model()
     variables = model.init(KEY, X)
@@ -133,6 +134,7 @@ def more_cases() -> list[tuple[str, str, str]]:
     w = jax.random.normal(KEY, (16, 32))
     dense = nn.Dense(32)
     variables = dense.init(KEY, X)
+    function: Any = plain_function
 
     def change(apply: Callable) -> Any:
         return jnp.abs(apply(variables, X) - dense.apply(variables, X)).max()
@@ -141,7 +143,7 @@ def more_cases() -> list[tuple[str, str, str]]:
     return [
         (
             "a plain function",
-            outcome(lambda: qwix.quantize_model(plain_function, qwix.QtProvider(rules))),
+            outcome(lambda: qwix.quantize_model(function, qwix.QtProvider(rules))),
             outcome(
                 lambda: jnp.abs(
                     qpass.transform(plain_function, QPASS_RULES)(w, X) - plain_function(w, X)
