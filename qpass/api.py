@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+from jax.core import Tracer, eval_jaxpr
 
 from qpass.compare import Comparison, compare
 from qpass.errors import CallError
@@ -116,7 +117,7 @@ class Transformed:
         call = self._split(args, kwargs)
         compiled = self._compile(call)
         flat = jax.tree.leaves(list(call.values))
-        out = jax.core.eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
+        out = eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
         return jax.tree.unflatten(compiled.out_tree, out)
 
     def plan(self, *args: Any, platform: str | None = None, **kwargs: Any) -> Plan:
@@ -150,7 +151,7 @@ class Transformed:
             QPassError: the arguments or the rules do not fit the function.
         """
         call = self._split(args, kwargs)
-        return quantize_tree(self._plan(call), call, args, kwargs, donate)
+        return quantize_tree(self._plan(call), call, donate)
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Error of every quantized site against float, for these arguments (float parameters).
@@ -207,7 +208,7 @@ def _struct(value: Any) -> Any:
 
 def _remember(cache: dict, key: Any, value: Any, consts: Sequence[Any]) -> Any:
     """Keep ``value`` unless it closes over tracers, which die with the trace around them."""
-    if not any(isinstance(const, jax.core.Tracer) for const in consts):
+    if not any(isinstance(const, Tracer) for const in consts):
         while len(cache) >= CACHE_LIMIT:
             cache.pop(next(iter(cache)), None)
         cache[key] = value

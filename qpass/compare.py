@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import eval_jaxpr
 
 from qpass.errors import CallError
 from qpass.graph._jax import JaxprEqn, bind
@@ -96,7 +97,7 @@ def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
     ]
     jaxpr = plan.program.jaxpr
     quantized, taps = rewriter.run(jaxpr, inputs, Frame())
-    exact = jax.core.eval_jaxpr(jaxpr, jaxpr.consts, *values)
+    exact = eval_jaxpr(jaxpr, jaxpr.consts, *values)
     pairs = [
         _powers(e, operations.unwrap(q))
         for e, q in zip(exact, quantized, strict=True)

@@ -51,6 +51,19 @@ class Decision:
     stored: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def quantized(self) -> Quantized:
+        """The action of a site that is known to have one.
+
+        Raises:
+            PlanError: the site stays float.
+        """
+        if self.action is None:
+            raise PlanError(
+                f"ask for sites that are quantized; {self.site.id} is not: {self.reason}"
+            )
+        return self.action
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:

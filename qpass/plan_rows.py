@@ -83,7 +83,7 @@ def _opaque_row(found: Found, reason: str, number: int) -> Row:
 
 def _kernel(plan: Plan, decision: Decision, chosen: dict) -> Selection:
     """The kernel of a quantized site; sites of equal shapes and schemes share the look-up."""
-    site, action = decision.site, decision.action
+    site, action = decision.site, decision.quantized
     weight = _abstract_weight(plan, decision)
     spec = dot_spec(action, site.eqn, plan.kernels)
     aval = site.eqn.invars[1 - action.weight].aval
@@ -97,8 +97,8 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict) -> Selection:
 
 def _abstract_weight(plan: Plan, decision: Decision) -> QTensor:
     """The weight as the site would quantize it itself: same types, groups and sizes as stored."""
-    aval = decision.site.eqn.invars[decision.action.weight].aval
-    storage = on_the_fly(decision.action, decision.site.eqn)
+    aval = decision.site.eqn.invars[decision.quantized.weight].aval
+    storage = on_the_fly(decision.quantized, decision.site.eqn)
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     return jax.eval_shape(lambda x: encode_weight(x, storage), x)
 

@@ -1,11 +1,13 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from qpass.errors import CallError
 from qpass.graph.program import Call
@@ -14,51 +16,64 @@ from qpass.ops.weights import Storage, check_finite, encode_weight
 from qpass.plan import Plan
 
 
-def quantize_tree(plan: Plan, call: Call, args: tuple, kwargs: dict, donate: bool) -> Any:
+def quantize_tree(plan: Plan, call: Call, donate: bool) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
     Args:
         plan: says which leaves are stored, and how.
         call: the split arguments, aligned with the plan's inputs.
-        args: positional arguments.
-        kwargs: keyword arguments.
         donate: delete each float leaf once it is quantized.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
         several arguments.
+
+    Raises:
+        CallError: no argument holds parameters.
+        QuantizeError: a leaf that is to be stored holds NaN or infinities.
     """
-    values = list(call.values)
-    for k, value in enumerate(values):
-        storage = plan.storage.get(k)
-        if storage is not None and not isinstance(value, QTensor):
-            values[k] = _quantize_leaf(value, storage, call.leaves[k].path, donate)
-    new_args, new_kwargs = call.rebuild(values)
     chosen = dict.fromkeys(leaf.argument for leaf in call.leaves if leaf.is_param)
     if not chosen:
         raise CallError(
             "no argument holds parameters: give transform(params=...) a position, a name, or a "
             "predicate on the path."
         )
-    found = [new_args[a] if isinstance(a, int) else new_kwargs[a] for a in chosen]
+    args, kwargs = call.rebuild(_quantize_leaves(plan, call, donate))
+    found = [args[a] if isinstance(a, int) else kwargs[a] for a in chosen]
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def _quantize_leaf(value: Any, storage: Storage, path: str, donate: bool) -> QTensor:
+def _quantize_leaves(plan: Plan, call: Call, donate: bool) -> list[Any]:
+    """The values of a call, one leaf after the other; an array that is two leaves only once."""
+    values = list(call.values)
+    readers = Counter(map(id, values))
+    done: dict[tuple[int, Storage], QTensor] = {}
+    for k, value in enumerate(call.values):
+        storage = plan.storage.get(k)
+        if storage is None or isinstance(value, QTensor):
+            continue
+        key = (id(value), storage)
+        if key not in done:
+            done[key] = _quantize_leaf(value, storage, call.leaves[k].path)
+        values[k] = done[key]
+        readers[id(value)] -= 1
+        if donate and not readers[id(value)]:
+            _delete(value)
+    return values
+
+
+def _delete(value: Any) -> None:
+    if isinstance(value, jax.Array) and not isinstance(value, Tracer):
+        value.delete()
+
+
+def _quantize_leaf(value: Any, storage: Storage, path: str) -> QTensor:
     if isinstance(value, jax.ShapeDtypeStruct):
         return jax.eval_shape(partial(encode_weight, storage=storage), value)
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return encode_weight(value, storage)
     check_finite(value, path)
-    q = jax.block_until_ready(_encode(value, storage))
-    if donate and isinstance(value, jax.Array):
-        value.delete()
-    return q
-
-
-@partial(jax.jit, static_argnames="storage")
-def _encode(x: Any, storage: Storage) -> QTensor:
-    return encode_weight(x, storage)
+    return jax.block_until_ready(encode_weight(value, storage))
 
 
 def check_tensors(call: Call) -> None:

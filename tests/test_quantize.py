@@ -208,6 +208,26 @@ def quantized_with_donation(params, x):
     return qpass.transform(CHAIN.fn, rules("int8")).quantize(params, x, donate=True)
 
 
+def test_an_array_that_is_two_leaves_is_quantized_and_deleted_once():
+    w, x = jnp.ones((8, 8)), jnp.ones((2, 8))
+    params = {"a": w, "b": w}
+    q = qpass.transform(lambda p, x: x @ p["a"] @ p["b"], rules("int8"))
+    quantized = q.quantize(params, x, donate=True)
+    assert quantized["a"] is quantized["b"]
+    assert w.is_deleted()
+    kept = jnp.ones((8, 8))
+    q = qpass.transform(lambda p, x: x @ p["a"] + p["b"].sum(), rules("int8", path="a"))
+    q.quantize({"a": kept, "b": kept}, x, donate=True)
+    assert not kept.is_deleted()
+
+
+def test_donation_of_a_tracer_deletes_nothing():
+    params, x = CHAIN.arguments()
+    q = qpass.transform(CHAIN.fn, rules("int8"))
+    jax.jit(lambda p: q.quantize(p, x, donate=True))(params)
+    assert not params["up"].is_deleted()
+
+
 def test_the_peak_is_the_model_and_one_leaf(monkeypatch):
     """With donation no two float leaves that were quantized live at once with their codes."""
     n, layers = 256, 6

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
+from qpass.errors import PlanError
 from qpass.graph._jax import JaxprEqn
-from qpass.numerics import QTensor, Scheme
+from qpass.numerics import QTensor, Quantizer, Scheme
 from qpass.ops.dot_general import DotSpec, normalize_dims, quantized_dot
 from qpass.ops.layout import apply_layout, partition_specs
 from qpass.ops.straight_through import dequantize
@@ -26,6 +27,17 @@ class Quantized:
 
     scheme: Scheme
     weight: int
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """Of the operand that is the weight.
+
+        Raises:
+            PlanError: the scheme has none; no pass of qpass makes such an action.
+        """
+        if self.scheme.weight is None:
+            raise PlanError(f"give the scheme {self.scheme} a quantizer for the weight.")
+        return self.scheme.weight
 
 
 @dataclass(frozen=True)
@@ -83,4 +95,4 @@ def on_the_fly(decision: Quantized, eqn: JaxprEqn) -> Storage:
     """How a weight that is not stored is quantized at its product."""
     contract, _ = normalize_dims(eqn.params["dimension_numbers"])
     axes = tuple(sorted(contract[decision.weight]))
-    return Storage(decision.scheme.weight, axes, ())
+    return Storage(decision.quantizer, axes, ())

@@ -46,15 +46,17 @@ def _decide(plan: Plan, decision: Decision, rule: int | None) -> Decision:
         return replace(decision, reason=UNMATCHED[site.role], notes=_why_no_weight(plan, site))
     if plan.rules[rule].keep:
         return replace(decision, rule=rule, reason=f"kept float by rule {rule}")
-    return replace(decision, rule=rule, action=_action(site, plan.rules[rule].scheme))
-
-
-def _action(site: Site, scheme: Scheme) -> Quantized:
-    """Where no operand is a weight, the right one takes its place, quantized as an activation."""
-    if site.weight is not None:
-        return Quantized(scheme, site.weight)
+    scheme = plan.rules[rule].scheme or Scheme()
     both = replace(scheme, weight=scheme.weight or scheme.act)
-    return Quantized(both, 1)
+    return replace(decision, rule=rule, action=Quantized(both, _weight(site)))
+
+
+def _weight(site: Site) -> int:
+    """The operand that is quantized as the weight: the right one where both are activations."""
+    if site.weight is not None:
+        return site.weight
+    constants = [isinstance(flow, Origin) and flow.leaf < 0 for flow in site.flows]
+    return 0 if constants == [True, False] else 1
 
 
 def _why_no_weight(plan: Plan, site: Site) -> tuple[str, ...]:

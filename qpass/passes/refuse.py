@@ -3,8 +3,8 @@
 import warnings
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
-from jax import dtypes
 
 from qpass.errors import RuleError
 from qpass.graph.sites import Site
@@ -48,9 +48,9 @@ def why_not(site: Site) -> str | None:
 def _why_not_dtype(site: Site) -> str | None:
     pair = f"{site.lhs_dtype} x {site.rhs_dtype}"
     kinds = [v.aval.dtype for v in site.eqn.invars[:2]]
-    if any(dtypes.issubdtype(k, np.complexfloating) for k in kinds):
+    if any(jnp.issubdtype(k, np.complexfloating) for k in kinds):
         return f"complex product ({pair})"
-    if not all(dtypes.issubdtype(k, np.floating) for k in kinds):
+    if not all(jnp.issubdtype(k, np.floating) for k in kinds):
         return f"integer product ({pair})"
     out = site.eqn.outvars[0].aval.dtype.name
     if not {site.lhs_dtype, site.rhs_dtype, out} <= set(FLOATS):

@@ -20,6 +20,8 @@ from qpass.plan import Decision, Plan
 
 # Steps that every per-channel QTensor follows whatever its sizes: no need to try them out.
 SAFE_STEPS = frozenset({"transpose", "squeeze", "convert_element_type", "copy", "name"})
+# Steps that move nothing; casts of varying axes cannot be tried out outside of their shard_map.
+UNMOVED = frozenset({"optimization_barrier", "pcast", "pvary", "reduced_vary_cast"})
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,25 @@ def _mark(decision: Decision, verdicts: dict[int, Storage | _Refusal]) -> Decisi
 
 
 def _verdict(plan: Plan, leaf: int, decisions: Sequence[Decision]) -> Storage | _Refusal:
-    wanted = [_wanted(plan, decision) for decision in decisions]
-    for one in wanted:
+    wanted: list[Storage] = []
+    for decision in decisions:
+        one = _wanted(plan, leaf, decision)
         if isinstance(one, _Refusal):
             return one
-    first = wanted[0]
-    for decision, other in zip(decisions, wanted, strict=True):
-        if other != first:
+        wanted.append(one)
+        if one != wanted[0]:
             here, there = decisions[0].site.id, decision.site.id
-            return _Refusal(f"{here} wants {first}, {there} wants {other}")
-    return _other_use(plan, leaf, decisions, first) or first
+            return _Refusal(f"{here} wants {wanted[0]}, {there} wants {one}")
+    return _other_use(plan, leaf, decisions, wanted[0]) or wanted[0]
 
 
-def _wanted(plan: Plan, decision: Decision) -> Storage | _Refusal:
+def _wanted(plan: Plan, leaf: int, decision: Decision) -> Storage | _Refusal:
     """The storage that suits one site."""
-    site = decision.site
-    origin = site.flows[site.weight]
-    ndim = plan.program.jaxpr.invars[site.leaf].aval.ndim
-    contracted_dims = site.contract[site.weight]
+    site, action = decision.site, decision.quantized
+    origin = site.flows[action.weight]
+    assert isinstance(origin, Origin)  # as of every operand that has a leaf
+    ndim = plan.program.jaxpr.invars[leaf].aval.ndim
+    contracted_dims = site.contract[action.weight]
     parts = [origin.axes[d] for d in contracted_dims]
     contract = frozenset().union(*parts)
     free = frozenset().union(
@@ -78,8 +81,8 @@ def _wanted(plan: Plan, decision: Decision) -> Storage | _Refusal:
     if not all(parts):
         return _Refusal(f"{site.id} contracts an axis that the weight was broadcast along")
     separate = tuple(sorted(set(range(ndim)) - contract - free))
-    storage = Storage(decision.action.scheme.weight, tuple(sorted(contract)), separate)
-    lost = _lost_on_the_way(plan, site.leaf, origin, storage)
+    storage = Storage(action.quantizer, tuple(sorted(contract)), separate)
+    lost = _lost_on_the_way(plan, leaf, origin, storage)
     return _Refusal(f"its scales cannot follow the {lost} before {site.id}") if lost else storage
 
 
@@ -114,12 +117,13 @@ def _lost_on_the_way(plan: Plan, leaf: int, origin: Origin, storage: Storage) ->
     lost: list[str] = []
 
     def replay(x: jax.Array) -> None:
-        q: QTensor | None = encode_weight(x, storage)
+        q = encode_weight(x, storage)
         for step in origin.steps:
-            q = _apply(step, q)
-            if q is None:
+            moved = _apply(step, q)
+            if moved is None:
                 lost.append(str(step))
                 return
+            q = moved
 
     jax.eval_shape(replay, x)
     return lost[0] if lost else None
@@ -132,7 +136,7 @@ def _is_safe(step: Step) -> bool:
 def _apply(step: Step, q: QTensor) -> QTensor | None:
     if step.eqn is None:
         return jax.tree.map(lambda array: array[0], q.stacked(1))
-    if step.eqn.primitive.name == "optimization_barrier":
+    if step.eqn.primitive.name in UNMOVED:
         return q
     zeros = [jax.numpy.zeros(v.aval.shape, v.aval.dtype) for v in step.eqn.invars[1:]]
     return apply_layout(step.eqn, [q, *zeros])
