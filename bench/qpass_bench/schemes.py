@@ -19,6 +19,9 @@ class Variant:
 
 FLOAT = Variant("float32", "the model as it is")
 
+# A few channels of this model are hundreds of times larger than the others, and one scale a token
+# rounds those others away. Measured on 4,096 tokens on CPU: one scale a token multiplies perplexity
+# by 1.039, groups of 192 by 1.015, groups of 64 by 1.010 (which decodes more slowly).
 W8A8 = Variant(
     "int8 W8A8",
     "every weight int8 per output channel, activations int8 per token in groups of 192",
@@ -34,10 +37,24 @@ W4A16 = Variant(
     ),
 )
 
+# The encoder has outliers of its own: mean cosine to float .9975 with one scale a token, .9986 with
+# groups of 192, .9992 with groups of 64.
+ENCODER_W8A8 = Variant(
+    "int8 W8A8",
+    "every weight int8 per output channel, activations int8 per token in groups of 64",
+    (Rule(path="**", weight="int8", act=qpass.int8.grouped(64)),),
+)
+
 ENCODER_W4A16 = Variant(
     "int4 W4A16 g64",
     "every weight int4 in groups of 64; activations float",
     (Rule(path="**", weight=qpass.int4.grouped(64)),),
+)
+
+PRODUCT_W8A8 = Variant(
+    "int8 W8A8",
+    "the weight int8 per output channel, the activations int8 per row",
+    (Rule(path="**", weight="int8", act="int8"),),
 )
 
 PRODUCT_W4A16 = Variant(
@@ -47,5 +64,5 @@ PRODUCT_W4A16 = Variant(
 )
 
 DECODER_VARIANTS = (FLOAT, W8A8, W4A16)
-ENCODER_VARIANTS = (FLOAT, W8A8, ENCODER_W4A16)
-PRODUCT_VARIANTS = (FLOAT, W8A8, PRODUCT_W4A16)
+ENCODER_VARIANTS = (FLOAT, ENCODER_W8A8, ENCODER_W4A16)
+PRODUCT_VARIANTS = (FLOAT, PRODUCT_W8A8, PRODUCT_W4A16)
