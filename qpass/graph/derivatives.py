@@ -5,6 +5,7 @@ Python callables that JAX runs when it differentiates. They are traced here thro
 and `jax.jvp` of the equation itself, so whatever the user's rule does is in the jaxpr.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
 
-from qpass.graph._jax import Jaxpr, JaxprEqn, bind, params_jaxprs
+from qpass.graph._jax import Jaxpr, JaxprEqn, bind, equation_context, params_jaxprs
 
 CONTRACTIONS = frozenset(
     {"dot_general", "ragged_dot_general", "conv_general_dilated", "scaled_dot"}
@@ -58,13 +59,37 @@ class JvpProgram:
 
 
 def derivative_programs(eqn: JaxprEqn) -> VjpPrograms | JvpProgram | None:
-    """Trace the derivative rules of ``eqn``; None when it has none that hold contractions."""
-    if eqn.primitive.name == "custom_vjp_call":
-        programs = _trace_vjp(eqn)
-        return programs if any(map(contains_contraction, (programs.fwd, programs.bwd))) else None
-    if eqn.primitive.name == "custom_jvp_call" and contains_contraction(eqn.params["call_jaxpr"]):
-        return _trace_jvp(eqn)
-    return None
+    """Trace the derivative rules of ``eqn``; None when nothing in it holds a contraction.
+
+    A rule that reads a value computed outside of it, without getting it as an argument, can be
+    traced but not run once that trace has ended. Differentiation of the whole then fails as it
+    does under `jax.jit`; the values are right.
+    """
+    trace = {"custom_vjp_call": _trace_vjp, "custom_jvp_call": _trace_jvp}.get(eqn.primitive.name)
+    if trace is None:
+        return None
+    with equation_context(eqn):
+        programs = _past_constants(trace, eqn)
+    if isinstance(programs, VjpPrograms):
+        jaxprs = (eqn.params["call_jaxpr"], programs.fwd, programs.bwd)
+    else:
+        jaxprs = (eqn.params["call_jaxpr"], programs.jvp)
+    return programs if any(map(contains_contraction, jaxprs)) else None
+
+
+def _past_constants(trace: Callable, eqn: JaxprEqn) -> Any:
+    """Trace a rule with its closed-over operands, which lead the others, held constant.
+
+    ``num_consts`` counts them, but an equation that JAX has traced again counts none; what is left
+    is JAX's objection to differentiating such an operand.
+    """
+    for n_consts in range(eqn.params.get("num_consts", 0), len(eqn.invars)):
+        try:
+            return trace(eqn, n_consts)
+        except Exception as err:
+            if type(err).__name__ != "CustomVJPException":
+                raise
+    return trace(eqn, len(eqn.invars))
 
 
 def contains_contraction(jaxpr: Jaxpr) -> bool:
@@ -89,8 +114,7 @@ def with_float0(avals: list, positions: tuple[int, ...], values: Any) -> list:
     ]
 
 
-def _trace_vjp(eqn: JaxprEqn) -> VjpPrograms:
-    n_consts = eqn.params.get("num_consts", 0)
+def _trace_vjp(eqn: JaxprEqn, n_consts: int) -> VjpPrograms:
     avals = [v.aval for v in eqn.invars]
     results = [v.aval for v in eqn.outvars]
     floating = float_positions(results)
@@ -113,8 +137,7 @@ def _trace_vjp(eqn: JaxprEqn) -> VjpPrograms:
     return VjpPrograms(fwd_jaxpr, bwd_jaxpr, n_consts, differentiable, floating)
 
 
-def _trace_jvp(eqn: JaxprEqn) -> JvpProgram:
-    n_consts = eqn.params.get("num_consts", 0)
+def _trace_jvp(eqn: JaxprEqn, n_consts: int) -> JvpProgram:
     avals = [v.aval for v in eqn.invars]
     differentiable = tuple(i for i in float_positions(avals) if i >= n_consts)
     floating = float_positions([v.aval for v in eqn.outvars])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass.errors import CallError
-from qpass.graph._jax import Jaxpr, ShapedArray, trace_context
+from qpass.graph._jax import Jaxpr, trace_context
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,6 @@ class Program:
 
 def abstract(value: Any) -> Any:
     """Shape, dtype and sharding of an array; a wrapped array abstracts leaf by leaf."""
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return ShapedArray(value.shape, value.dtype)
     leaves, tree = jax.tree.flatten(value)
     if len(leaves) == 1 and leaves[0] is value:
         return jax.typeof(value)
@@ -186,7 +184,7 @@ def trace(fn: Callable, call: Call, float_aval: Callable[[Any], Any]) -> Program
         return fn(*args, **kwargs)
 
     jaxpr, out = jax.make_jaxpr(flat_fn, return_shape=True)(*avals)
-    frozen = Call(tuple(avals), call.leaves, call.statics, call.tree)
+    frozen = Call(tuple(map(abstract, avals)), call.leaves, call.statics, call.tree)
     return Program(jaxpr, frozen, jax.tree.structure(out), function_name(fn))
 
 

@@ -65,6 +65,7 @@ class _Walk:
     uses: dict[int, list[Use]] = field(default_factory=dict)
     derivatives: dict[Key, Any] = field(default_factory=dict)
     untraceable: dict[Key, str] = field(default_factory=dict)
+    rules: dict[int, VjpPrograms | JvpProgram | str | None] = field(default_factory=dict)
     constants: int = 0
     in_derivative: int = 0
 
@@ -208,10 +209,9 @@ class _Walk:
                 self.use(node, "result of a nested program", "", None)
 
     def _derivatives(self, eqn: JaxprEqn, operands: list[int], here: Place, key: Key) -> None:
-        try:
-            programs = derivative_programs(eqn)
-        except Exception as err:  # the user's rule itself fails: it would fail when differentiated
-            self.untraceable[key] = f"{type(err).__name__}: {err}".split("\n")[0]
+        programs = self._rules(eqn)
+        if isinstance(programs, str):
+            self.untraceable[key] = programs
             return
         self.in_derivative += 1
         if isinstance(programs, VjpPrograms):
@@ -221,6 +221,15 @@ class _Walk:
         self.in_derivative -= 1
         if programs is not None:
             self.derivatives[key] = programs
+
+    def _rules(self, eqn: JaxprEqn) -> VjpPrograms | JvpProgram | str | None:
+        """The derivative rules of ``eqn``, traced once; the error's text where that fails."""
+        if id(eqn) not in self.rules:
+            try:
+                self.rules[id(eqn)] = derivative_programs(eqn)
+            except Exception as err:  # the user's rule itself fails, and would when differentiated
+                self.rules[id(eqn)] = f"{type(err).__name__}: {err}".split("\n")[0]
+        return self.rules[id(eqn)]
 
     def _vjp(self, programs: VjpPrograms, operands: list[int], here: Place, key: Key) -> None:
         fwd = _rule_place(here, key, "fwd")

@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
 from qpass.ops.matmul import describe, quantized_matmul
+from qpass.ops.sharded import product_of_codes
 from qpass.ops.straight_through import dequantize
 from qpass_kernels import Kernel, Product
 
@@ -34,6 +35,7 @@ class DotSpec:
         out: dtype name of the result.
         precision: of the products for the gradients.
         kernels: the kernel table.
+        sharding: of the result, where shardings are part of the types (explicit mesh axes).
     """
 
     dims: Dims
@@ -42,6 +44,7 @@ class DotSpec:
     out: str
     precision: Any
     kernels: tuple[Kernel, ...]
+    sharding: Any = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
 def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
     w = jax.tree.unflatten(tree, arrays)
+    if spec.sharding is not None:
+        return sharded_dot(spec, x, w)
     layout = lay_out(spec, x.ndim, w)
     operands, group = _operands(spec, layout, x, w)
     lhs, rhs, rhs_scale, *rest = operands
@@ -117,7 +122,12 @@ _dot.defjvp(_jvp, symbolic_zeros=True)
 def _float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
     lhs, rhs = (w, x) if spec.weight == 0 else (x, w)
     return lax.dot_general(
-        lhs, rhs, spec.dims, precision=spec.precision, preferred_element_type=jnp.dtype(spec.out)
+        lhs,
+        rhs,
+        spec.dims,
+        precision=spec.precision,
+        preferred_element_type=jnp.dtype(spec.out),
+        out_sharding=spec.sharding,
     )
 
 
@@ -125,6 +135,8 @@ def _seen(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
     """``x`` as the forward product saw it: quantized and back, in its own layout."""
     if spec.act is None:
         return x
+    if spec.sharding is not None:
+        return _pass_through(_in_place(spec, x).dequantize(), x)
     layout = lay_out(spec, x.ndim, w)
     flat = _canonical_float(x, layout, w.padded(layout.w_contract))
     *_, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
@@ -141,6 +153,28 @@ def _pass_through(value: jax.Array, x: jax.Array) -> jax.Array:
 @_pass_through.defjvp
 def _(primals, tangents):
     return _pass_through(*primals), tangents[1]
+
+
+def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
+    """The product where shardings are part of the types: JAX's own ``dot_general`` on codes.
+
+    Kernels take ``[B, M, K]``, and merging sharded axes to that would gather them. Scales within
+    the contracted axes cannot be applied afterwards, so such weights are dequantized.
+    """
+    w_contract = spec.dims[0][spec.weight]
+    w = w.in_order()
+    if spec.act is None or any(w.scale.shape[d] != 1 for d in w_contract):
+        return _float_dot(spec, _seen(spec, x, w), dequantize(w))
+    xq = _in_place(spec, x)
+    pair = (w, xq) if spec.weight == 0 else (xq, w)
+    out = product_of_codes(pair, spec.dims, spec.sharding)
+    return out.astype(spec.out)
+
+
+def _in_place(spec: DotSpec, x: jax.Array) -> QTensor:
+    """The activation quantized in its own layout."""
+    assert spec.act is not None
+    return quantize(x, spec.act, spec.dims[0][1 - spec.weight]).in_order()
 
 
 def lay_out(spec: DotSpec, x_ndim: int, w: QTensor) -> Layout:

@@ -11,6 +11,7 @@ from qpass.graph._jax import JaxprEqn
 from qpass.numerics import QTensor, Quantizer, Scheme
 from qpass.ops.dot_general import DotSpec, normalize_dims, quantized_dot
 from qpass.ops.layout import apply_layout, partition_specs
+from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
 from qpass.ops.weights import Storage, fake_quantize_weight
 from qpass_kernels import Kernel
@@ -88,6 +89,7 @@ def dot_spec(decision: Quantized, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) ->
         out=eqn.outvars[0].aval.dtype.name,
         precision=eqn.params["precision"],
         kernels=kernels,
+        sharding=explicit_sharding(eqn.outvars[0].aval),
     )
 
 

@@ -1,0 +1,87 @@
+"""A whole training step, forward and backward, is transformed as one program."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import qpass
+from tests.rewriting.oracle import INT8, close, compiled, plain, quantized, random
+from tests.rewriting.programs import count, equations
+
+P = {"w": random(2, 8, 8, seed=1), "v": random(8, 8, seed=2)}
+X = random(4, 8, seed=3)
+
+
+def layers(dot, p, x):
+    x = jax.checkpoint(lambda x: jnp.tanh(dot(x, p["v"])))(x)
+    return lax.scan(jax.checkpoint(lambda c, w: (jnp.sin(dot(c, w)), None)), x, p["w"])[0]
+
+
+def step(p, x):
+    slope = jax.grad(lambda p: (layers(plain, p, x) ** 2).mean())(p)
+    return jax.tree.map(lambda w, g: w - 0.1 * g, p, slope)
+
+
+def test_only_forward_products_are_quantized_and_the_rest_is_listed():
+    q = qpass.transform(step, INT8)
+    roles = {(d.site.role, d.action is not None) for d in q.plan(P, X).decisions}
+    assert roles == {("forward", True), ("dlhs", False), ("drhs", False)}
+
+
+def test_the_recomputed_forward_product_is_a_forward_product():
+    sites = [d.site for d in qpass.transform(step, INT8).plan(P, X).decisions]
+    # Each of two layers: once forward, once again in the rematerialized backward program.
+    assert sum(site.role == "forward" for site in sites) == 4
+
+
+def test_the_differentiated_mark_stays():
+    q = qpass.transform(step, INT8)
+    marks = []
+    for program in (jax.make_jaxpr(step)(P, X), jax.make_jaxpr(q)(P, X)):
+        remats = [e for e in equations(program) if e.primitive.name in ("remat2", "checkpoint")]
+        marks.append([e.params["differentiated"] for e in remats])
+    assert marks[0] == marks[1] == [True, True]
+
+
+def barriers(fn):
+    """Barriers of rematerialization, each of three values; those of qpass have fewer."""
+    return jax.jit(fn).lower(P, X).as_text().count(":3 = stablehlo.optimization_barrier")
+
+
+def test_xla_is_still_kept_from_undoing_the_rematerialization():
+    q = qpass.transform(step, INT8)
+    assert barriers(step) == barriers(q) == 2
+    assert count(jax.make_jaxpr(q)(P, X), "quantized_matmul") == 4
+
+
+def test_values():
+    """The step with hand-written quantized forward products; backward on what the plan stores."""
+
+    def forward(p, x):
+        return (layers(quantized, p, x) ** 2).mean()
+
+    q = qpass.transform(lambda p, x: jax.grad(lambda p: (layers(plain, p, x) ** 2).mean())(p), INT8)
+    got = compiled(q)(P, X)
+    wanted = compiled(jax.grad(forward))(P, X)
+    # Weight gradients use the activation as it is here, and as quantized there.
+    for name in P:
+        difference = jnp.abs(got[name] - wanted[name]).max() / jnp.abs(wanted[name]).max()
+        assert difference < 0.02
+
+
+def test_backward_products_read_the_float_weight_that_the_step_updates():
+    def slope(p, x):
+        return jax.grad(lambda x: plain(x, p["v"]).sum())(x) + plain(x, p["v"])
+
+    q = qpass.transform(slope, INT8)
+    close(q(P, X), plain(jnp.ones((4, 8)), P["v"].T) + quantized(X, P["v"]))
+    notes = [note for d in q.plan(P, X).decisions for note in d.notes]
+    assert any("quantized on every call: it is also read by" in note for note in notes)
+
+
+def test_qpass_jit_of_a_step_with_donation():
+    train = qpass.jit(step, rules=INT8, donate_argnums=0)
+    params = jax.tree.map(jnp.copy, P)
+    new = train(params, X)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    assert jax.tree.structure(new) == jax.tree.structure(P)
