@@ -38,7 +38,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-slow test-model test-browser chromium lint format clean
+.PHONY: help demo test test-oldest test-slow test-model test-browser chromium docs lint format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -66,6 +66,9 @@ chromium:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; \
 	else echo "The browser tests need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
+
+docs: $(VENV)/demo.stamp ## Put examples into their pages (ARGS="--numerics --demo reports/report.json" for figures)
+	$(VENV)/bin/python docs/build.py $(ARGS)
 
 lint: $(VENV)/lint.stamp ## Check style, types and the direction of imports
 	$(VENV)/bin/ruff check
