@@ -136,11 +136,12 @@ class Decoder(nn.Module):
         c = self.config
         embed = nn.Embed(c.vocab, c.width, dtype=c.dtype, name="embed")
         rope = rope_angles(c, position + jnp.arange(tokens.shape[1]))
+        axes: Any = (0, nn.broadcast, nn.broadcast)  # Flax declares int, and takes a tuple
         layers = nn.scan(
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=axes,
             length=c.layers,
         )
         x, cache = layers(c, name="layers")(embed(tokens), cache, rope, position)
@@ -165,7 +166,7 @@ class Forward:
         return Decoder(self.config).apply({"params": params}, tokens, cache, position, at)
 
 
-def init(config: DecoderConfig, seed: int = 0) -> dict:
+def init(config: DecoderConfig, seed: int = 0) -> Any:
     """Random parameters of a small model, for tests."""
     cache, tokens = empty_cache(config, 1, 2), jnp.zeros((1, 2), jnp.int32)
     return Decoder(config).init(jax.random.key(seed), tokens, cache, jnp.int32(0))["params"]

@@ -117,7 +117,7 @@ def describe(model: smollm.SmolLM, text: np.ndarray, options: Options) -> dict[s
         },
         "machine": {
             "platform": jax.default_backend(),
-            "cores": os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
+            "cores": getattr(os, "process_cpu_count", os.cpu_count)(),
             "jax": jax.__version__,
         },
         "options": {**asdict(options), "out": str(options.out), "cache": str(options.cache or "")},
