@@ -70,6 +70,11 @@ def equation_context(eqn: JaxprEqn) -> AbstractContextManager:
     return eqn.ctx.manager
 
 
+def located_like(eqn: JaxprEqn) -> AbstractContextManager:
+    """Give what is traced inside the source line of ``eqn``."""
+    return source_info.user_context(eqn.source_info.traceback)
+
+
 def named_like(eqn: JaxprEqn) -> AbstractContextManager:
     """Give what is traced inside the name stack and source line of ``eqn``."""
     stack = source_info.current_name_stack() + eqn.source_info.name_stack

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
 
-from qpass.graph._jax import Jaxpr, JaxprEqn, bind, equation_context, params_jaxprs
+from qpass.graph._jax import (
+    Jaxpr,
+    JaxprEqn,
+    bind,
+    equation_context,
+    located_like,
+    params_jaxprs,
+)
 
 CONTRACTIONS = frozenset(
     {"dot_general", "ragged_dot_general", "conv_general_dilated", "scaled_dot"}
@@ -114,6 +121,11 @@ def with_float0(avals: list, positions: tuple[int, ...], values: Any) -> list:
     ]
 
 
+def _call(eqn: JaxprEqn, operands: list) -> list:
+    with located_like(eqn):
+        return bind(eqn, operands)
+
+
 def _trace_vjp(eqn: JaxprEqn, n_consts: int) -> VjpPrograms:
     avals = [v.aval for v in eqn.invars]
     results = [v.aval for v in eqn.outvars]
@@ -123,7 +135,7 @@ def _trace_vjp(eqn: JaxprEqn, n_consts: int) -> VjpPrograms:
 
     def fwd(*operands):
         consts, args = operands[:n_consts], operands[n_consts:]
-        out, pull = jax.vjp(lambda *a: bind(eqn, [*consts, *a]), *args)
+        out, pull = jax.vjp(lambda *a: _call(eqn, [*consts, *a]), *args)
         residuals, structure["pull"] = jax.tree.flatten(pull)
         return out, residuals
 
@@ -145,7 +157,7 @@ def _trace_jvp(eqn: JaxprEqn, n_consts: int) -> JvpProgram:
     def jvp(operands, tangents):
         consts, args = operands[:n_consts], operands[n_consts:]
         full = with_float0(avals[n_consts:], tuple(i - n_consts for i in differentiable), tangents)
-        out, dots = jax.jvp(lambda *a: bind(eqn, [*consts, *a]), tuple(args), tuple(full))
+        out, dots = jax.jvp(lambda *a: _call(eqn, [*consts, *a]), tuple(args), tuple(full))
         return out, [dots[i] for i in floating]
 
     jaxpr = jax.make_jaxpr(jvp)(avals, [avals[i] for i in differentiable])

@@ -14,8 +14,12 @@ X = random(4, 8, seed=3)
 def test_cond_on_a_value():
     def model(dot):
         def f(p, x):
-            yes = lambda x: dot(x, p["a"]) * 1.0
-            no = lambda x: dot(x, p["b"]) * 0.0 + 2.0
+            def yes(x):
+                return dot(x, p["a"]) * 1.0
+
+            def no(x):
+                return dot(x, p["b"]) * 0.0 + 2.0
+
             return lax.cond(x[0, 0] > 0, yes, no, x)
 
         return f

@@ -123,7 +123,10 @@ def test_mutable_arrays():
 def test_op_names_of_the_hlo_stay():
     def f(w, x):
         with jax.named_scope("block"):
-            step = lambda c, _: (jax.named_scope("mlp")(lambda c: jnp.tanh(plain(c, w)))(c), None)
+
+            def step(c, _):
+                return (jax.named_scope("mlp")(lambda c: jnp.tanh(plain(c, w)))(c), None)
+
             return lax.scan(step, x, None, length=2)[0]
 
     text = jax.jit(qpass.transform(f, INT8)).lower(W, X).compile().as_text()

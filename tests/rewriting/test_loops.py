@@ -63,7 +63,9 @@ def test_scan_of_rematerialized_scan():
 def test_weak_typed_carries_stay_weak():
     def model(dot):
         def f(p, x):
-            step = lambda c, _: ((dot(c[0], p["v"]) * 0.1, c[1] + 1.0), None)
+            def step(c, _):
+                return ((dot(c[0], p["v"]) * 0.1, c[1] + 1.0), None)
+
             return lax.scan(step, (x, 0.0), None, length=3)[0]
 
         return f
@@ -102,8 +104,12 @@ def test_a_narrow_carry_keeps_its_dtype():
 def test_while_with_a_product_in_both_programs():
     def model(dot):
         def f(p, x):
-            cond = lambda c: (c[1] < 4) & (dot(c[0], p["v"]).sum() < 1e3)
-            body = lambda c: (jnp.tanh(dot(c[0], p["w"][0]) + 0.1), c[1] + 1)
+            def cond(c):
+                return (c[1] < 4) & (dot(c[0], p["v"]).sum() < 1e3)
+
+            def body(c):
+                return (jnp.tanh(dot(c[0], p["w"][0]) + 0.1), c[1] + 1)
+
             return lax.while_loop(cond, body, (x, 0))
 
         return f
@@ -147,7 +153,9 @@ def test_fori_with_dynamic_bounds_indexing_stacked_weights():
 def test_a_weight_carried_unchanged_through_a_loop_stays_stored():
     def model(dot):
         def f(p, x):
-            step = lambda c, _: ((jnp.tanh(dot(c[0], c[1])), c[1]), None)
+            def step(c, _):
+                return ((jnp.tanh(dot(c[0], c[1])), c[1]), None)
+
             y, w = lax.scan(step, (x, p["v"]), None, length=2)[0]
             return dot(y, w)
 
@@ -163,7 +171,9 @@ def test_a_weight_carried_unchanged_through_a_loop_stays_stored():
 def test_a_weight_updated_by_a_loop_is_quantized_anew_each_time():
     def f(dot):
         def run(p, x):
-            step = lambda c, _: ((jnp.tanh(dot(c[0], c[1])), 0.5 * c[1]), None)
+            def step(c, _):
+                return ((jnp.tanh(dot(c[0], c[1])), 0.5 * c[1]), None)
+
             return lax.scan(step, (x, p["v"]), None, length=2)[0][0]
 
         return run

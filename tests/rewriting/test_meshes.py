@@ -51,7 +51,7 @@ def test_automatic_sharding_keeps_the_outputs_and_the_collectives(placed):
 
 
 def test_stored_weights_are_sharded_like_the_float_ones(placed):
-    mesh, params, x = placed
+    _mesh, params, x = placed
     stored = qpass.transform(mlp(plain), INT8).quantize(params, x)
     for name in params:
         codes = stored[name].codes
