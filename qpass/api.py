@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax.core import Tracer, eval_jaxpr
+from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.compare import Comparison, compare
 from qpass.errors import CallError
@@ -223,8 +224,17 @@ def is_qtensor(value: Any) -> bool:
 def float_aval(value: Any) -> Any:
     """The abstract float array that a dynamic input stands for."""
     if isinstance(value, QTensor):
-        return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=_explicit_sharding(value))
     return value
+
+
+def _explicit_sharding(q: QTensor) -> NamedSharding | None:
+    """The sharding that the float leaf has in its type, where that of the codes is in theirs."""
+    sharding = None if isinstance(q.codes, jax.ShapeDtypeStruct) else jax.typeof(q.codes).sharding
+    if sharding is None or not any(sharding.spec):
+        return None
+    places = map(q.physical, range(q.ndim))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(sharding.spec[d] for d in places)))
 
 
 def transform(

@@ -187,9 +187,10 @@ def test_a_site_is_never_quantized_twice(outer):
     both = qpass.transform(inner, rules(outer))
     decisions = both.plan(params, x).decisions
     assert [d.site.weight_path for d in decisions if d.action] == ["down"]
-    reasons = [row.reason for row in both.plan(params, x).rows if "quantized_matmul" in row.id]
-    assert len(reasons) == 1
-    assert "already" in reasons[0]
+    rows = both.plan(params, x).rows
+    reasons = {row.reason for row in rows if row.op == "quantized_matmul"}
+    assert reasons == {"quantized already, by a transformation inside this one"}
+    assert len(rows) < 12
     separate = qpass.transform(
         CHAIN.fn, [*rules("int8", "int8", path="up"), *rules(outer, path="down")]
     )

@@ -21,6 +21,8 @@ def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         return rw.run(eqn.params["call_jaxpr"], operands, primal)
     programs = rw.derivatives.get((frame.path, index))
     if not isinstance(programs, VjpPrograms):
+        if (frame.path, index) in rw.enclosing:
+            return rw.run(eqn.params["call_jaxpr"], operands, primal)
         why = f"dequantized at {eqn.primitive.name}"
         return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
     consts, args = operands[: programs.n_consts], operands[programs.n_consts :]
@@ -71,6 +73,8 @@ def custom_jvp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         return rw.run(eqn.params["call_jaxpr"], operands, primal)
     program = rw.derivatives.get((frame.path, index))
     if not isinstance(program, JvpProgram):
+        if (frame.path, index) in rw.enclosing:
+            return rw.run(eqn.params["call_jaxpr"], operands, primal)
         why = f"dequantized at {eqn.primitive.name}"
         return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
     consts, args = operands[: program.n_consts], operands[program.n_consts :]

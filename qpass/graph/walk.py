@@ -29,6 +29,9 @@ from qpass.graph.provenance import Flow, Lost, Origin, continues, follow, leaf_o
 
 # Products that are left as they are, and why; the plan lists them all the same.
 FINISHED = {"quantized_matmul": "quantized already, by a transformation inside this one"}
+# Derivative rules inside derivative rules: one that calls its own function would never end. Beyond,
+# JAX differentiates the function itself.
+ORDERS = 2
 
 
 def analyse(program: Program) -> Dataflow:
@@ -209,6 +212,8 @@ class _Walk:
                 self.use(node, "result of a nested program", "", None)
 
     def _derivatives(self, eqn: JaxprEqn, operands: list[int], here: Place, key: Key) -> None:
+        if self.in_derivative >= ORDERS:
+            return
         programs = self._rules(eqn)
         if isinstance(programs, str):
             self.untraceable[key] = programs
