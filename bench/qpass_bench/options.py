@@ -11,10 +11,10 @@ class Options:
     """What to run; the defaults take a few minutes on two cores."""
 
     out: Path = Path("reports")
-    question: str = "What is the capital of France?"
+    question: str = "Explain what a compiler does in one sentence."
     windows: int = 8
     window: int = 512
-    steps: int = 32
+    steps: int = 40
     rounds: int = 3
     encoder: bool = False
     seed: int = 0

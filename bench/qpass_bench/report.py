@@ -84,19 +84,19 @@ Column = tuple[str, Callable[[Result], str]]
 
 def columns(result: Result) -> list[Column]:
     """The figures that the page and the terminal show, with how to write them."""
-    float_bytes = result["variants"][0]["sizes"]["bytes"]
     base = result["variants"][0]["perplexity"]
     return [
         ("variant", lambda v: v["name"]),
-        (
-            "size",
-            lambda v: (
-                f"{v['sizes']['bytes'] / 1e6:.0f} MB ({v['sizes']['bytes'] / float_bytes:.2f}×)"
-            ),
-        ),
+        ("size", lambda v: _size(v["sizes"])),
         ("perplexity", lambda v: f"{v['perplexity']:.2f} ({v['perplexity'] / base:.3f}×)"),
         *((key.replace("_", " "), _speed(key)) for key in SPEEDS),
     ]
+
+
+def _size(sizes: Result) -> str:
+    """Bytes of the whole tree; below, what became of the leaves of each quantized type."""
+    kinds = (f"{name} leaves {kind['ratio']:.3f}×" for name, kind in sizes["quantized"].items())
+    return f"{sizes['bytes'] / 1e6:.0f} MB ({sizes['ratio']:.2f}×)\n{', '.join(kinds)}".strip()
 
 
 def _speed(key: str) -> Callable[[Result], str]:
@@ -153,7 +153,7 @@ def encoder_columns(result: Result) -> list[Column]:
     base = result["variants"][0]["reciprocal_rank"]
     return [
         ("variant", lambda v: v["name"]),
-        ("size", lambda v: f"{v['sizes']['bytes'] / 1e6:.0f} MB ({v['sizes']['ratio']:.2f}×)"),
+        ("size", lambda v: _size(v["sizes"])),
         (
             "mean reciprocal rank",
             lambda v: f"{v['reciprocal_rank']:.4f} ({v['reciprocal_rank'] / base - 1:+.1%})",
