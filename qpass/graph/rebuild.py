@@ -115,7 +115,7 @@ def _scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int)
     def step(state, slices):
         values = _merge(fixed, state)
         outs, taps = rw.run(jaxpr, [*consts, *values, *slices], frame.enter(index, "body"))
-        new = [_as_carry(rw, outs[k], jaxpr.outvars[k].aval, frame, index) for k in moving]
+        new = _carries(rw, [outs[k] for k in moving], frame, index)
         ys = rw.unwrap_all(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
         return new, (ys, taps)
 
@@ -145,11 +145,8 @@ def _merge(fixed: dict[int, Any], state: list) -> list:
     return [fixed[k] if k in fixed else next(rest) for k in range(len(fixed) + len(state))]
 
 
-def _as_carry(rw: Rewriter, value: Any, aval: Any, frame: Frame, index: int) -> Any:
-    value = rw.unwrap(value, (frame.path, index), "dequantized: carried by a loop")
-    if jnp.result_type(value) == aval.dtype:
-        return value
-    return lax.convert_element_type(value, aval.dtype)
+def _carries(rw: Rewriter, values: list, frame: Frame, index: int) -> list:
+    return rw.unwrap_all(values, frame, index, "dequantized: carried by a loop")
 
 
 def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
@@ -158,12 +155,11 @@ def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int
     cond_consts, body_consts = operands[:n_cond], operands[n_cond : n_cond + n_body]
     body = bodies(eqn)[1]
     fixed, moving = _split_carry(rw, body, operands[n_cond + n_body :], n_body, frame, index)
-    avals = [v.aval for v in params["body_jaxpr"].outvars]
 
     def run_body(state):
         values = [*body_consts, *_merge(fixed, state)]
         outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
-        return [_as_carry(rw, outs[k], avals[k], frame, index) for k in moving], taps
+        return _carries(rw, [outs[k] for k in moving], frame, index), taps
 
     def cond(loop):
         values = [*cond_consts, *_merge(fixed, loop[0])]

@@ -87,7 +87,7 @@ def test_a_custom_rule_inside():
 
 
 def test_partly_manual_with_a_contraction_over_devices():
-    """Each device quantizes its part of the contracted axis: two scales where one device has one."""
+    """Each device quantizes its part of the contracted axis: two scales instead of one."""
 
     def model(dot):
         def f(p, x):

@@ -79,7 +79,31 @@ def test_a_policy_applies_where_it_was_given():
     saving = jax.checkpoint(helper, policy=jax.checkpoint_policies.dots_saveable)
     forgetting = jax.checkpoint(helper)
     q = qpass.transform(
-        lambda p, x: forgetting(saving(x, p["a"]), p["b"]), qpass.Rule(path="**", **T)
+        lambda p, x: saving(forgetting(x, p["a"]), p["b"]), qpass.Rule(path="**", **T)
     )
     text = str(jax.make_jaxpr(jax.grad(lambda p, x: q(p, x).sum()))(P, X))
     assert text.count("quantized_matmul[") == 3
+
+
+def test_one_weight_at_two_call_sites_with_different_decisions():
+    """The leaf stays float, so that only the decision tells the two calls apart."""
+    helper = jax.jit(lambda x, w: jnp.tanh(plain(x, w)))
+
+    def f(p, x):
+        with jax.named_scope("first"):
+            x = helper(x, p["a"])
+        with jax.named_scope("second"):
+            return helper(x, p["a"])
+
+    for chosen in ("first", "second"):
+        q = qpass.transform(f, qpass.Rule(scope=chosen, **T))
+        wanted = X
+        for scope in ("first", "second"):
+            wanted = jnp.tanh((quantized if scope == chosen else plain)(wanted, P["a"]))
+        close(q(P, X), wanted)
+        close(compiled(q)(P, X), wanted)
+    both = qpass.transform(
+        f, [qpass.Rule(scope="first", **T), qpass.Rule(scope="second", weight="int4")]
+    )
+    only = qpass.transform(lambda w, x: jnp.tanh(plain(x, w)), qpass.Rule(weight="int4"))
+    close(both(P, X), only(P["a"], jnp.tanh(quantized(X, P["a"]))))
