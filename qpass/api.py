@@ -210,8 +210,8 @@ def _struct(value: Any) -> Any:
 def _remember(cache: dict, key: Any, value: Any, consts: Sequence[Any]) -> Any:
     """Keep ``value`` unless it closes over tracers, which die with the trace around them."""
     if not any(isinstance(const, Tracer) for const in consts):
-        while len(cache) >= CACHE_LIMIT:
-            cache.pop(next(iter(cache)), None)
+        for oldest in list(cache)[: max(0, len(cache) - CACHE_LIMIT + 1)]:
+            cache.pop(oldest, None)
         cache[key] = value
     return value
 

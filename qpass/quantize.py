@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -152,4 +153,5 @@ def tree_nbytes(tree: Any) -> int:
 def _nbytes(leaf: Any) -> int:
     if hasattr(leaf, "on_device_size_in_bytes"):
         return leaf.on_device_size_in_bytes()
-    return leaf.size * leaf.dtype.itemsize
+    per_byte = 2 if leaf.dtype == jnp.int4 else 1
+    return -(-leaf.size // per_byte) * leaf.dtype.itemsize

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import qpass
 
@@ -102,6 +103,31 @@ CASES = {
     "cast": Case(cast, {"w": (40, 24)}, ((3, 40),)),
     "tied": Case(tied, {"emb": (16, 40)}, (4,)),
     "attention": Case(attention, {"qkv": (3, 2, 40, 8), "out": (2, 8, 40)}, ((1, 3, 40),)),
+}
+
+# One product, `x[4, 16] @ w[16, 12]`, some followed by another one with v
+WAYS_TO_MULTIPLY = {
+    "lax.dot": lambda p, x: lax.dot(x, p["w"]),
+    "dot_general bound by hand": lambda p, x: lax.dot_general_p.bind(
+        x,
+        p["w"],
+        dimension_numbers=(((1,), (0,)), ((), ())),
+        precision=None,
+        preferred_element_type=None,
+        out_sharding=None,
+    ),
+    "jnp.matmul": lambda p, x: jnp.matmul(x, p["w"]),
+    "operator": lambda p, x: x @ p["w"],
+    "tensordot": lambda p, x: jnp.tensordot(x, p["w"], 1),
+    "jnp.dot": lambda p, x: jnp.dot(x, p["w"]),
+    "einsum": lambda p, x: jnp.einsum("mk,kn->mn", x, p["w"]),
+    "einsum of three": lambda p, x: jnp.einsum("mk,kn,nj->mj", x, p["w"], p["v"]),
+    "einsum, optimized": lambda p, x: jnp.einsum(
+        "mk,kn,nj->mj", x, p["w"], p["v"], optimize="optimal"
+    ),
+    "multi_dot": lambda p, x: jnp.linalg.multi_dot([x, p["w"], p["v"]]),
+    "scaled first": lambda p, x: (x @ p["w"]) * 2,
+    "inner": lambda p, x: jnp.inner(x, p["w"].T),
 }
 
 TYPES = (qpass.int8, qpass.int4, qpass.fp8_e4m3, qpass.fp8_e5m2)

@@ -115,6 +115,16 @@ def test_eager_calls_trace_once():
     assert fn.runs == 1
 
 
+def test_the_cache_of_programs_has_a_limit(monkeypatch):
+    monkeypatch.setattr("qpass.api.CACHE_LIMIT", 2)
+    fn = Counted(lambda p, x, n: x @ p["w"] * n)
+    q = qpass.transform(fn, INT8)
+    params, x = CASES["matmul"].arguments()
+    for n in (1, 2, 3, 3, 2, 1):
+        q(params, x, n)
+    assert fn.runs == 4
+
+
 def test_static_arguments_by_number_and_name():
     def fn(p, x, power, *, mode):
         assert isinstance(power, int)

@@ -11,7 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 import qpass
-from tests.programs import CASES, normal, rules
+from tests.programs import CASES, WAYS_TO_MULTIPLY, normal, rules
 
 INT8 = rules("int8", "int8")
 
@@ -106,31 +106,6 @@ class TestModelTypes:
         stored = q.quantize(model, x)
         assert isinstance(stored.weight, qpass.QTensor)
         np.testing.assert_array_equal(q(stored, x), q(model, x))
-
-
-WAYS_TO_MULTIPLY = {
-    "lax.dot": lambda p, x: lax.dot(x, p["w"]),
-    "dot_general bound by hand": lambda p, x: lax.dot_general_p.bind(
-        x,
-        p["w"],
-        dimension_numbers=(((1,), (0,)), ((), ())),
-        precision=None,
-        preferred_element_type=None,
-        out_sharding=None,
-    ),
-    "jnp.matmul": lambda p, x: jnp.matmul(x, p["w"]),
-    "operator": lambda p, x: x @ p["w"],
-    "tensordot": lambda p, x: jnp.tensordot(x, p["w"], 1),
-    "jnp.dot": lambda p, x: jnp.dot(x, p["w"]),
-    "einsum": lambda p, x: jnp.einsum("mk,kn->mn", x, p["w"]),
-    "einsum of three": lambda p, x: jnp.einsum("mk,kn,nj->mj", x, p["w"], p["v"]),
-    "einsum, optimized": lambda p, x: jnp.einsum(
-        "mk,kn,nj->mj", x, p["w"], p["v"], optimize="optimal"
-    ),
-    "multi_dot": lambda p, x: jnp.linalg.multi_dot([x, p["w"], p["v"]]),
-    "scaled first": lambda p, x: (x @ p["w"]) * 2,
-    "inner": lambda p, x: jnp.inner(x, p["w"].T),
-}
 
 
 class TestOtherWaysToMultiply:
