@@ -107,14 +107,14 @@ def test_linear_call():
 def test_primitives_that_hide_their_program(flag):
     if not hasattr(jax.config, flag):
         pytest.skip(f"this jax has no {flag}")
-    if flag == "jax_custom_vjp3":
-        call = jax.custom_vjp(plain)
-        call.defvjp(lambda x, w: (plain(x, w), w), lambda w, g: (plain(g, w.T), w))
-    else:
-        call = jax.checkpoint(plain)
     before = getattr(jax.config, flag)
     jax.config.update(flag, True)
     try:
+        if flag == "jax_custom_vjp3":
+            call = jax.custom_vjp(plain)
+            call.defvjp(lambda x, w: (plain(x, w), w), lambda w, g: (plain(g, w.T), w))
+        else:
+            call = jax.checkpoint(plain)
         check_left_alone(call, "call_hi_primitive", "hides its program")
     finally:
         jax.config.update(flag, before)
