@@ -7,7 +7,7 @@ WORKERS ?= 2
 ARGS ?=
 
 OLDEST_JAX := jax==0.11.2 jaxlib==0.11.2
-OLDEST_TESTS = $(wildcard tests/graph tests/ops tests/kernels tests/numerics tests/test_*.py)
+OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tests/kernels tests/numerics tests/test_*.py)
 
 # An interpreter counts only if it starts: pyenv's shims exist for versions that are switched off,
 # and Debian's python3 comes without ensurepip, so without venv.

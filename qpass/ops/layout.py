@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.lax import GatherDimensionNumbers
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.numerics import QTensor
@@ -76,6 +76,19 @@ def _each(eqn: JaxprEqn, operands: Operands) -> QTensor:
     return jax.tree.map(lambda array: bind(eqn, [array])[0], operands[0])
 
 
+def _constraint(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    """``with_sharding_constraint`` on the float weight, said of its codes and scales."""
+    q, sharding = operands[0], eqn.params["sharding"]
+    if not isinstance(sharding, NamedSharding):
+        return None
+    specs = partition_specs(q, sharding.spec, sharding.mesh)
+    if specs is None:
+        return None
+    arrays, tree = jax.tree.flatten(q)
+    places = [NamedSharding(sharding.mesh, spec) for spec in jax.tree.leaves(specs)]
+    return jax.tree.unflatten(tree, map(lax.with_sharding_constraint, arrays, places))
+
+
 def _barrier(eqn: JaxprEqn, operands: Operands) -> list:
     return list(lax.optimization_barrier(list(operands)))
 
@@ -121,6 +134,7 @@ LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
         "reduced_vary_cast": _each,
         "reshape": _reshape,
         "rev": _rev,
+        "sharding_constraint": _constraint,
         "slice": _slice,
         "squeeze": _squeeze,
         "stop_gradient": _unchanged,
