@@ -6,6 +6,7 @@ no dependency of this project; the cases are written as its users would write th
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable
@@ -96,9 +97,14 @@ def outcome(run: Callable[[], Any]) -> str:
     return "stays float, no word" if difference == 0 else "quantized"
 
 
+def peer() -> Any:
+    """Qwix, which is installed beside this project by whoever runs the comparison."""
+    return importlib.import_module("qwix")
+
+
 def with_qwix(case: Case) -> Any:
     """Largest change of the result when the model goes through Qwix's PTQ."""
-    import qwix
+    qwix = peer()
 
     rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
     model = case.model()
@@ -127,7 +133,7 @@ def plain_function(w: jax.Array, x: jax.Array) -> jax.Array:
 
 def more_cases() -> list[tuple[str, str, str]]:
     """Cases that are not a matter of one model."""
-    import qwix
+    qwix = peer()
 
     rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
     typo = [qwix.QuantizationRule(module_path="typo", weight_qtype="int8", act_qtype="int8")]
@@ -160,7 +166,7 @@ def more_cases() -> list[tuple[str, str, str]]:
 
 def decode_ratio(repeats: int = 20) -> tuple[float, float]:
     """Speed of W8A8 at batch 1 on CPU, K 2048 to N 8192, over float32: Qwix, qpass."""
-    import qwix
+    qwix = peer()
 
     rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
     dense, x = nn.Dense(8192, use_bias=False), jax.random.normal(KEY, (1, 2048))
