@@ -43,7 +43,7 @@ def product(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 def run(
     cases: Sequence[Case] = CASES,
-    rounds: int = 7,
+    rounds: int = 15,
     variants: Sequence[Variant] = PRODUCT_VARIANTS,
     tick: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
