@@ -36,7 +36,7 @@ def judge(
         {
             "name": c.name,
             "about": c.variant.about,
-            "rules": [str(rule) for rule in c.variant.rules],
+            "rules": [rule.describe() for rule in c.variant.rules],
             "plan": plan_file(c),
             "sizes": sizes(c.params, model.params).report(float_bytes),
             "perplexity": quality[c.name],

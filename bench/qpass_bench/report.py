@@ -50,17 +50,17 @@ def charts(variants: Sequence[Result]) -> str:
     megabytes = [v["sizes"]["bytes"] / 1e6 for v in variants]
     quality = [v["perplexity"] for v in variants]
     plain = [
-        chart("Parameters, MB", _bars(variants, megabytes, "{:.0f}")),
-        chart("Perplexity (less is better)", _bars(variants, quality, "{:.2f}")),
+        chart("Parameters, MB", _bars(variants, megabytes, "{:.0f}", "{:.2f}")),
+        chart("Perplexity (less is better)", _bars(variants, quality, "{:.2f}", "{:.3f}")),
     ]
     return "".join(
         plain + [chart(title, _speed_bars(variants, key)) for key, title in SPEEDS.items()]
     )
 
 
-def _bars(variants: Sequence[Result], values: Sequence[float], form: str) -> list[Bar]:
+def _bars(variants: Sequence[Result], values: Sequence[float], form: str, ratio: str) -> list[Bar]:
     return [
-        Bar(v["name"], x, f"{form.format(x)} ({x / values[0]:.2f}×)", f"c{i}")
+        Bar(v["name"], x, f"{form.format(x)} ({ratio.format(x / values[0])}×)", f"c{i}")
         for i, (v, x) in enumerate(zip(variants, values, strict=True))
     ]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, LABEL, FIGURE, ROW, BAR = 520, 120, 120, 30, 18
+WIDTH, LABEL, FIGURE, ROW, BAR = 540, 145, 140, 32, 20
 SPAN = WIDTH - LABEL - FIGURE
 
 
