@@ -1,7 +1,7 @@
 """Write the generated parts of the documentation: examples, numerics, performance.
 
 ``python docs/build.py`` puts every example file into its page. ``--numerics`` measures the errors
-of all types again; ``--demo reports/report.json`` rewrites the performance page from a demo run.
+of all types again; ``--performance`` rewrites the performance page from ``bench/results``.
 """
 
 import argparse
@@ -31,14 +31,19 @@ def main() -> None:
     """Parse the command line and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--numerics", action="store_true")
-    parser.add_argument("--demo", type=Path, metavar="report.json")
+    parser.add_argument("--performance", action="store_true")
     arguments = parser.parse_args()
     put_examples()
     if arguments.numerics:
         (DOCS / "numerics.md").write_text(pages.numerics(), encoding="utf-8")
-    if arguments.demo:
-        report = json.loads(arguments.demo.read_text(encoding="utf-8"))
-        (DOCS / "performance.md").write_text(pages.performance(report), encoding="utf-8")
+    if arguments.performance:
+        demo, heldout = (_result(name) for name in ("demo-cpu", "heldout-cpu"))
+        (DOCS / "performance.md").write_text(pages.performance(demo, heldout), encoding="utf-8")
+
+
+def _result(name: str) -> dict:
+    path = DOCS.parent / "bench" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

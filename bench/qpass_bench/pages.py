@@ -39,8 +39,8 @@ SPEEDS = {
 }
 
 
-def performance(report: dict[str, Any]) -> str:
-    """``docs/performance.md`` from the demo's report (with the second model in it)."""
+def performance(report: dict[str, Any], heldout: dict[str, Any]) -> str:
+    """``docs/performance.md`` from the demo's report and that of `qpass_bench.heldout`."""
     variants, machine = report["variants"], report["machine"]
     tables = [decoder_table(variants), completions(variants)]
     if report.get("encoder"):
@@ -57,7 +57,13 @@ def performance(report: dict[str, Any]) -> str:
         tables="\n".join(tables),
         float_mb=float_mb,
         int8_mb=int8_mb,
+        heldout="; ".join(_heldout(name, heldout[name]) for name in heldout if " " in name),
     )
+
+
+def _heldout(text: str, variants: dict[str, Any]) -> str:
+    ratios = (f"{name} {v['ratio']:.4f}×" for name, v in list(variants.items())[1:])
+    return f"{text}: {', '.join(ratios)}"
 
 
 def decoder_table(variants: Sequence[dict[str, Any]]) -> str:
