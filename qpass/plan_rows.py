@@ -19,6 +19,9 @@ from qpass_kernels import Selection, select
 if TYPE_CHECKING:
     from qpass.plan import Decision, Plan
 
+Refused = tuple[tuple[str, str], ...]
+EVERY_KERNEL = "every kernel"
+
 
 def plan_rows(plan: Plan) -> tuple[Row, ...]:
     """One row for each site, then one for each equation that qpass cannot look into."""
@@ -37,7 +40,7 @@ def _row(
 ) -> Row:
     site = decision.site
     before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
-    selection = _kernel(plan, decision, chosen) if decision.action else None
+    kernel, refused = _kernel(plan, decision, chosen) if decision.action else ("", ())
     lhs, rhs = (v.aval.str_short(short_dtypes=True) for v in site.eqn.invars[:2])
     return Row(
         id=site.id,
@@ -53,8 +56,8 @@ def _row(
         rule=decision.rule,
         rule_text=plan.rules[decision.rule].describe() if decision.rule is not None else "",
         scheme=str(decision.action.scheme) if decision.action else "",
-        kernel=selection.kernel.name if selection else "",
-        refused=selection.refused if selection else (),
+        kernel=kernel,
+        refused=refused,
         bytes_before=before,
         bytes_after=after,
         count=site.repeats,
@@ -81,18 +84,20 @@ def _opaque_row(found: Found, reason: str, number: int) -> Row:
     )
 
 
-def _kernel(plan: Plan, decision: Decision, chosen: dict) -> Selection:
+def _kernel(plan: Plan, decision: Decision, chosen: dict) -> tuple[str, Refused]:
     """The kernel of a quantized site; sites of equal shapes and schemes share the look-up."""
     site, action = decision.site, decision.quantized
     weight = _abstract_weight(plan, decision)
     spec = dot_spec(action, site.eqn, plan.kernels)
+    if spec.sharding is not None:
+        return "xla", ((EVERY_KERNEL, "shardings are part of the types here"),)
     aval = site.eqn.invars[1 - action.weight].aval
     key = (spec, aval.shape, aval.dtype, jax.tree.structure(weight), weight.shape)
     if key not in chosen:
         x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         product = product_of(spec, x, weight)
         chosen[key] = select(plan.kernels, plan.platform, product)
-    return chosen[key]
+    return chosen[key].kernel.name, chosen[key].refused
 
 
 def _abstract_weight(plan: Plan, decision: Decision) -> QTensor:
