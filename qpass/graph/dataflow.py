@@ -62,14 +62,23 @@ class Found:
     tangent: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Use:
-    """A read of an input leaf by something other than a layout operation."""
+    """A read of an input leaf by something other than a layout operation.
+
+    Attributes:
+        op: what reads it: a primitive's name, or words.
+        source: the user's source line.
+        origin: how the leaf got there.
+        key: call path and index of the reading equation; None where no equation reads it.
+        eqn: the reading equation, likewise.
+    """
 
     op: str
     source: str
     origin: Origin
-    key: Key | None
+    key: Key | None = None
+    eqn: JaxprEqn | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def analyse(program: Program) -> Dataflow:
     ]
     outputs = walk.jaxpr(program.jaxpr, inputs, Place(), top=True)
     for node in outputs:
-        walk.use(node, "output", "", None)
+        walk.use(node, "output")
     uses = {leaf: tuple(found) for leaf, found in walk.uses.items()}
     return Dataflow(
         walk.graph,
@@ -127,7 +127,7 @@ class _Walk:
         for slot, operand in enumerate(operands):
             self.graph.add_edge(operand, node, slot=slot)
             if not continues(eqn, slot):
-                self.use(operand, eqn.primitive.name, source, key)
+                self.use(operand, eqn.primitive.name, source, key, eqn)
         if eqn.primitive.name in CONTRACTIONS:
             self.contractions.append(self._found(eqn, operands, place, key))
         elif is_opaque(eqn) or hides_program(eqn) or eqn.primitive.name in FINISHED:
@@ -159,14 +159,21 @@ class _Walk:
             return
         self.opaque.append((self._found(eqn, operands, place, key), reason))
 
-    def use(self, node: int, op: str, source: str, key: Key | None) -> None:
+    def use(
+        self,
+        node: int,
+        op: str,
+        source: str = "",
+        key: Key | None = None,
+        eqn: JaxprEqn | None = None,
+    ) -> None:
         """Record that something other than a layout operation reads ``node``.
 
         Derivative rules do not count: they run beside the program, on dequantized weights.
         """
         flow = self.flow[node]
         if isinstance(flow, Origin) and not self.in_derivative:
-            self.uses.setdefault(flow.leaf, []).append(Use(op, source, flow, key))
+            self.uses.setdefault(flow.leaf, []).append(Use(op, source, flow, key, eqn))
 
     def _enter(
         self, eqn: JaxprEqn, inner: Sequence[Body], operands: list[int], place: Place, key: Key
@@ -193,7 +200,7 @@ class _Walk:
         if isinstance(flow, Origin) and position in body.sliced:
             flow = scan_slice(flow)
         elif isinstance(flow, Origin) and position in body.updated:
-            self.use(operand, eqn.primitive.name, source_line(eqn), None)
+            self.use(operand, eqn.primitive.name, source_line(eqn))
             flow = Lost(eqn.primitive.name, source_line(eqn), "carried and updated by the loop")
         node = self.value("value", body.jaxpr.invars[position].aval, flow)
         self.graph.add_edge(operand, node)
@@ -209,7 +216,7 @@ class _Walk:
         kept = set(body.results.values())
         for output, node in enumerate(outputs):
             if output not in kept:
-                self.use(node, "result of a nested program", "", None)
+                self.use(node, "result of a nested program")
 
     def _derivatives(self, eqn: JaxprEqn, operands: list[int], here: Place, key: Key) -> None:
         if self.in_derivative >= ORDERS:

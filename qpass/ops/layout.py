@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.lax import GatherDimensionNumbers
 from jax.sharding import NamedSharding, PartitionSpec
@@ -96,22 +97,25 @@ def _barrier(eqn: JaxprEqn, operands: Operands) -> list:
 def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     """Rows of a table by index: ``table[ids]``, with whole rows along the first axis."""
     q, indices = operands
-    if not _is_row_lookup(eqn.params, q):
+    if not _is_row_lookup(eqn, q):
         return None
     q = q.in_order()
     # A fill value of NaN means nothing as a code: the scale's NaN alone marks a row out of range.
     codes = _rows(eqn, q.codes, indices, fill_value=0)
-    scale = _rows(eqn, q.scale, indices)
+    scales = jnp.broadcast_to(q.scale, (q.shape[0], *q.scale.shape[1:]))
+    scale = _rows(eqn, scales, indices)
     latent = None if q.latent is None else _rows(eqn, q.latent, indices)
     return replace(q, codes=codes, scale=scale, latent=latent, order=())
 
 
-def _is_row_lookup(params: Mapping[str, Any], q: QTensor) -> bool:
-    numbers: GatherDimensionNumbers = params["dimension_numbers"]
-    whole = tuple(params["slice_sizes"]) == (1, *q.shape[1:])
+def _is_row_lookup(eqn: JaxprEqn, q: QTensor) -> bool:
+    numbers: GatherDimensionNumbers = eqn.params["dimension_numbers"]
+    n_out, n_row = eqn.outvars[0].aval.ndim, q.ndim - 1
+    whole = tuple(eqn.params["slice_sizes"]) == (1, *q.shape[1:])
     first = tuple(numbers.start_index_map) == (0,) == tuple(numbers.collapsed_slice_dims)
-    has_row_scales = q.scale.shape[q.physical(0)] == q.shape[0] and q.blocks[0] == 1
-    return whole and first and has_row_scales and not numbers.operand_batching_dims
+    last = tuple(numbers.offset_dims) == tuple(range(n_out - n_row, n_out))
+    is_cut = any(axis + q.ndim == 0 for axis, _ in q.groups)
+    return whole and first and last and not is_cut and not numbers.operand_batching_dims
 
 
 def _rows(eqn: JaxprEqn, array: jax.Array, indices: jax.Array, **changed: Any) -> jax.Array:

@@ -101,10 +101,9 @@ def _other_use(
 
 
 def _gather_lost(plan: Plan, leaf: int, use: Use, storage: Storage) -> bool:
-    """A look-up needs whole rows along the first axis, each with its own scales."""
-    if _lost_on_the_way(plan, leaf, use.origin, storage):
-        return True
-    return not use.origin.axes or bool(use.origin.axes[0] & set(storage.contract))
+    """Whether the look-up cannot be done on codes; tried out on the stored leaf."""
+    origin = replace(use.origin, steps=(*use.origin.steps, Step(use.eqn)))
+    return _lost_on_the_way(plan, leaf, origin, storage) is not None
 
 
 def _lost_on_the_way(plan: Plan, leaf: int, origin: Origin, storage: Storage) -> str | None:

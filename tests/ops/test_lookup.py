@@ -1,0 +1,55 @@
+"""Rows of a stored table: looked up as codes, whatever shares a scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qpass
+
+TABLE = jax.random.normal(jax.random.key(0), (12, 8))
+IDS = jnp.array([[3, 0, 11], [5, 5, 99]])
+
+
+def tied(params, ids):
+    rows = params["table"][ids]
+    return rows, rows @ params["table"].T
+
+
+def take(params, ids):
+    rows = jnp.take(params["table"], ids, axis=0)
+    return rows, rows @ params["table"].T
+
+
+def columns(params, ids):
+    rows = params["table"][:, ids % 8]
+    return rows, jnp.ones((2, 8)) @ params["table"].T
+
+
+@pytest.mark.parametrize("fn", [tied, take], ids=lambda fn: fn.__name__)
+@pytest.mark.parametrize("weight", ["int8", "int8 tensor", "int4 g4", "fp8_e4m3"])
+def test_rows_are_those_of_the_dequantized_table(fn, weight):
+    q = qpass.transform(fn, [qpass.Rule(weight=weight)])
+    stored = q.quantize({"table": TABLE}, IDS)
+    assert isinstance(stored["table"], qpass.QTensor)
+    rows, _ = q(stored, IDS)
+    exact, _ = fn({"table": stored["table"].dequantize()}, IDS)
+    np.testing.assert_array_equal(rows, exact)
+    assert not any("gather" in note for row in q.plan(stored, IDS).rows for note in row.notes)
+
+
+def test_a_table_contracted_along_its_rows_is_still_looked_up():
+    def fn(params, ids):
+        return params["table"][ids] + (jnp.ones((2, 12)) @ params["table"])[:, None]
+
+    q = qpass.transform(fn, [qpass.Rule(weight="int8")])
+    stored = q.quantize({"table": TABLE}, IDS)
+    want = fn({"table": stored["table"].dequantize()}, IDS)
+    np.testing.assert_allclose(q(stored, IDS), want, rtol=1e-5, atol=1e-5)
+
+
+def test_other_look_ups_keep_the_table_float_and_say_so():
+    q = qpass.transform(columns, [qpass.Rule(weight="int8")])
+    assert not isinstance(q.quantize({"table": TABLE}, IDS)["table"], qpass.QTensor)
+    (row,) = q.plan({"table": TABLE}, IDS).rows
+    assert "read by gather" in row.notes[0]
