@@ -55,7 +55,7 @@ def _quantize_leaves(plan: Plan, call: Call, donate: bool) -> list[Any]:
             continue
         key = (id(value), storage)
         if key not in done:
-            done[key] = _quantize_leaf(value, storage, call.leaves[k].path)
+            done[key] = _quantize_leaf(value, storage, _whose(plan, k))
         values[k] = done[key]
         readers[id(value)] -= 1
         if donate and not readers[id(value)]:
@@ -63,17 +63,27 @@ def _quantize_leaves(plan: Plan, call: Call, donate: bool) -> list[Any]:
     return values
 
 
+def _whose(plan: Plan, index: int) -> str:
+    """The leaf, with the first site that reads it and the rule that decided there."""
+    path = plan.program.leaves[index].path
+    for decision in plan.decisions:
+        if decision.site.leaf == index and decision.stored and decision.rule is not None:
+            rule = plan.rules[decision.rule].describe()
+            return f"{path} (read by {decision.site.id}, rule {decision.rule}: {rule})"
+    return path
+
+
 def _delete(value: Any) -> None:
     if isinstance(value, jax.Array) and not isinstance(value, Tracer):
         value.delete()
 
 
-def _quantize_leaf(value: Any, storage: Storage, path: str) -> QTensor:
+def _quantize_leaf(value: Any, storage: Storage, whose: str) -> QTensor:
     if isinstance(value, jax.ShapeDtypeStruct):
         return jax.eval_shape(partial(encode_weight, storage=storage), value)
     if isinstance(value, Tracer):
         return encode_weight(value, storage)
-    check_finite(value, path)
+    check_finite(value, whose)
     return jax.block_until_ready(encode_weight(value, storage))
 
 
