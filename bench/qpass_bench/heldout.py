@@ -2,13 +2,14 @@
 
 The demo's group size was chosen while looking at the demo's text, so its figure flatters it a
 little. ``python -m qpass_bench.heldout`` measures the same rules on Proverbs and on the help pages
-of Python (``pydoc``), 4,096 tokens each, and prints JSON.
+of Python (``pydoc``), 4,096 tokens each, beside int8 with one scale a token, and prints JSON.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,7 +19,10 @@ from qpass_bench import demo, fetch, texts
 from qpass_bench.evaluate import make_loss, perplexity, windows
 from qpass_bench.options import Options
 from qpass_bench.progress import Stages
-from qpass_bench.schemes import DECODER_VARIANTS
+from qpass_bench.schemes import DECODER_VARIANTS, PRODUCT_W8A8
+
+VARIANTS = (*DECODER_VARIANTS, replace(PRODUCT_W8A8, name="int8, one scale a token"))
+"""The demo's, and what int8 would be without groups."""
 
 PROVERBS = 20
 """Number of the book in verse ids."""
@@ -35,7 +39,7 @@ def run(options: Options = demo.DEFAULTS) -> dict[str, Any]:
     """Perplexity of every variant, and its ratio to float, by text."""
     stages = Stages(Console(stderr=True))
     model, _ = demo.load(options, stages)
-    contestants = demo.rewrite(model, DECODER_VARIANTS, stages)
+    contestants = demo.rewrite(model, VARIANTS, stages)
     bible = texts.verses(fetch.fetch(fetch.KJV, options.cache))
     passages = {"Proverbs (KJV)": texts.passage(bible, PROVERBS), "pydoc topics": pydoc_topics()}
     found: dict[str, Any] = {"jax": jax.__version__, "platform": jax.default_backend()}
