@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -20,3 +21,26 @@ def test_example_prints_what_is_shown():
 
 def _lines(text):
     return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def test_figures_are_those_of_the_committed_run():
+    text = README.read_text(encoding="utf-8")
+    results = README.parent / "bench" / "results"
+    variants = json.loads((results / "demo-cpu.json").read_text(encoding="utf-8"))["variants"]
+    rows = {
+        "parameters, MB": [
+            f"{v['sizes']['bytes'] / 1e6:.0f} ({v['sizes']['ratio']:.2f}×)" for v in variants
+        ],
+        "perplexity, 4,096 tokens": [
+            f"{v['perplexity']:.2f} ({v['perplexity_ratio']:.3f}×)" for v in variants
+        ],
+        "prefill 128, tokens/s": [_speed(v["speed"]["prefill_128"]) for v in variants],
+        "prefill 512, tokens/s": [_speed(v["speed"]["prefill_512"]) for v in variants],
+        "decode, tokens/s": [_speed(v["speed"]["decode"]) for v in variants],
+    }
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in text
+
+
+def _speed(speed):
+    return f"{speed['per_second']:.0f} ({speed['ratio']:.2f}×)"
