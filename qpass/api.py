@@ -18,7 +18,7 @@ from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
-from qpass.ops.weights import Storage, fake_quantize_weight
+from qpass.ops.weights import enter_program
 from qpass.passes import PASSES
 from qpass.plan import Decision, Plan, known_platform
 from qpass.quantize import check_leaf, check_tensors, explain_shapes, quantize_tree
@@ -78,20 +78,13 @@ def rewrite(plan: Plan, call: Call) -> Compiled:
 
     def rewritten(*arrays):
         values = jax.tree.unflatten(tree, arrays)
-        inputs = [enter(v, plan.storage.get(k)) for k, v in enumerate(values)]
+        inputs = enter_program(values, plan.storage)
         results, _ = rewriter.run(program.jaxpr, inputs, Frame())
         return [operations.unwrap(value) for value in results]
 
     jaxpr = jax.make_jaxpr(rewritten)(*flat)
     notes = tuple(dict.fromkeys(rewriter.notes))
     return Compiled(jaxpr, program.out_tree, replace(plan, rewritten_notes=notes))
-
-
-def enter(value: Any, storage: Storage | None) -> Any:
-    """An input as the rewritten program sees it: float weights of the plan are fake-quantized."""
-    if storage is None or isinstance(value, QTensor):
-        return value
-    return fake_quantize_weight(value, storage)
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations, Quantized
-from qpass.ops.weights import fake_quantize_weight
+from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
 from qpass.views import (
     SiteError,
@@ -77,10 +77,11 @@ def compare(plan: Plan, call: Call) -> Comparison:
         if isinstance(value, QTensor):
             raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
     taps, result = jax.jit(lambda values: _run(plan, values))(list(call.values))
-    errors = [_site_error(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]
-    layers = {d.site.id: _per_layer(taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)}
+    tapped = [(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]
+    errors = [_site_error(decision, tap) for decision, tap in tapped]
+    layers = {decision.site.id: _per_layer(tap) for decision, tap in tapped}
     stacked = {site: values for site, values in layers.items() if len(values) > 1}
-    return Comparison(worst_first(errors), float(_ratio(*result)), stacked)
+    return Comparison(worst_first(errors), _ratio(*result), stacked)
 
 
 def _tapped(plan: Plan, taps: dict) -> list[Decision]:
@@ -91,12 +92,8 @@ def _tapped(plan: Plan, taps: dict) -> list[Decision]:
 def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
     operations = QTensorOperations(plan.kernels)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
-    inputs = [
-        fake_quantize_weight(v, plan.storage[k]) if k in plan.storage else v
-        for k, v in enumerate(values)
-    ]
     jaxpr = plan.program.jaxpr
-    quantized, taps = rewriter.run(jaxpr, inputs, Frame())
+    quantized, taps = rewriter.run(jaxpr, enter_program(values, plan.storage), Frame())
     exact = eval_jaxpr(jaxpr, jaxpr.consts, *values)
     pairs = [
         _powers(e, operations.unwrap(q))
@@ -120,7 +117,7 @@ def _powers(exact: Any, result: Any) -> tuple[Any, Any]:
 
 def _per_layer(tap: tuple[Any, Any]) -> tuple[float, ...]:
     error, signal = (jnp.ravel(t) for t in tap)
-    return tuple(float(_ratio(e, s)) for e, s in zip(error, signal, strict=True))
+    return tuple(_ratio(e, s) for e, s in zip(error, signal, strict=True))
 
 
 def _ratio(error: Any, signal: Any) -> float:

@@ -21,10 +21,7 @@ def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         return rw.run(eqn.params["call_jaxpr"], operands, primal)
     programs = rw.derivatives.get((frame.path, index))
     if not isinstance(programs, VjpPrograms):
-        if (frame.path, index) in rw.enclosing:
-            return rw.run(eqn.params["call_jaxpr"], operands, primal)
-        why = f"dequantized at {eqn.primitive.name}"
-        return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
+        return _without_rule(rw, eqn, operands, frame, index)
     consts, args = operands[: programs.n_consts], operands[programs.n_consts :]
     flat, tree = jax.tree.flatten(args)
     n_results = len(eqn.outvars)
@@ -52,6 +49,14 @@ def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
     return call(*flat), {}
 
 
+def _without_rule(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    """No traced rule: inlined where it holds decided sites, else left as it is."""
+    if (frame.path, index) in rw.enclosing:
+        return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "primal"))
+    why = f"dequantized at {eqn.primitive.name}"
+    return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
+
+
 def _flat_cotangents(rw: Rewriter, args: list, grads: dict[int, Any], first: int) -> tuple:
     """One cotangent for each flat array: a wrapped argument's goes to its float weight."""
     out: list[Any] = []
@@ -73,10 +78,7 @@ def custom_jvp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         return rw.run(eqn.params["call_jaxpr"], operands, primal)
     program = rw.derivatives.get((frame.path, index))
     if not isinstance(program, JvpProgram):
-        if (frame.path, index) in rw.enclosing:
-            return rw.run(eqn.params["call_jaxpr"], operands, primal)
-        why = f"dequantized at {eqn.primitive.name}"
-        return bind(eqn, rw.unwrap_all(operands, frame, index, why)), {}
+        return _without_rule(rw, eqn, operands, frame, index)
     consts, args = operands[: program.n_consts], operands[program.n_consts :]
     flat, tree = jax.tree.flatten(args)
     n_results = len(eqn.outvars)

@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.sharded import product_of_codes
-from qpass.ops.straight_through import dequantize
+from qpass.ops.straight_through import dequantize, straight_through
 from qpass_kernels import Kernel, Product
 
 Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
@@ -136,23 +136,13 @@ def _seen(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
     if spec.act is None:
         return x
     if spec.sharding is not None:
-        return _pass_through(_in_place(spec, x).dequantize(), x)
+        return straight_through(_in_place(spec, x).dequantize(), x)
     layout = lay_out(spec, x.ndim, w)
     flat = _canonical_float(x, layout, w.padded(layout.w_contract))
     *_, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
     value = quantize(flat, _act_quantizer(spec.act, flat, group), (2,)).dequantize()
     seen = _uncanonical_float(value, layout, x.shape, w.padded(layout.w_contract))
-    return _pass_through(seen, x)
-
-
-@jax.custom_jvp
-def _pass_through(value: jax.Array, x: jax.Array) -> jax.Array:
-    return value
-
-
-@_pass_through.defjvp
-def _(primals, tangents):
-    return _pass_through(*primals), tangents[1]
+    return straight_through(seen, x)
 
 
 def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:

@@ -9,13 +9,14 @@ from qpass.numerics import QTensor
 
 
 @jax.custom_jvp
-def _replace_value(value: jax.Array, latent: jax.Array) -> jax.Array:
+def straight_through(value: jax.Array, latent: jax.Array) -> jax.Array:
+    """``value``, with the gradient of ``latent``; both of one shape and dtype."""
     return value
 
 
-@_replace_value.defjvp
+@straight_through.defjvp
 def _(primals, tangents):
-    return _replace_value(*primals), tangents[1]
+    return straight_through(*primals), tangents[1]
 
 
 def dequantize(q: QTensor) -> jax.Array:
@@ -24,4 +25,4 @@ def dequantize(q: QTensor) -> jax.Array:
     Where ``q`` has a latent float weight, the gradient goes there as if it were the weight.
     """
     value = q.dequantize()
-    return value if q.latent is None else _replace_value(value, q.latent)
+    return value if q.latent is None else straight_through(value, q.latent)

@@ -1,7 +1,9 @@
 """Weights: how a parameter leaf is stored, and its quantization inside and outside of a program."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 from jax import lax
@@ -45,6 +47,21 @@ def fake_quantize_weight(x: jax.Array, storage: Storage) -> QTensor:
     q = encode_weight(x, storage)
     codes, scale = lax.optimization_barrier((q.codes, q.scale))
     return replace(q, codes=codes, scale=scale, latent=x)
+
+
+def enter_program(values: Sequence[Any], storage: Mapping[int, Storage]) -> list[Any]:
+    """A program's inputs as its rewritten form reads them: float weights are fake-quantized.
+
+    Args:
+        values: one float array or QTensor for each input.
+        storage: how the inputs that are stored weights are quantized, by index.
+    """
+    return [
+        value
+        if k not in storage or isinstance(value, QTensor)
+        else fake_quantize_weight(value, storage[k])
+        for k, value in enumerate(values)
+    ]
 
 
 def check_finite(x: jax.Array, path: str) -> None:
