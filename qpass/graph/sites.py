@@ -11,6 +11,8 @@ from qpass.graph.equation import Equation, dot_equation
 from qpass.graph.program import Leaf, Program
 from qpass.graph.provenance import Flow, Lost, Origin
 
+# Names that leaves of all modules have; there the id takes the module's name alone.
+GENERIC = frozenset({"embedding", "embeddings", "kernel", "value", "w", "weight", "weights"})
 # `jnp.einsum` leaves the user's own text as a scope: "BTD, NDH -> BTNH", "ij,jk".
 EINSUM_LABEL = re.compile(r"^[A-Za-z. ]*(,[A-Za-z. ]*)+(->[A-Za-z. ]*)?$")
 RECOMPUTED = "rematted_computation"
@@ -175,9 +177,10 @@ def _weight(flows: Sequence[Flow], leaves: Sequence[Leaf]) -> tuple[str, int | N
 
 
 def _prefix(scope: str, path: str, found: Found) -> str:
-    parent = path.rpartition("/")[0] or path
+    parent, _, leaf = path.rpartition("/")
+    weight = parent if parent and leaf in GENERIC else path
     function = source_line(found.eqn).rpartition("(")[2].rstrip(")").rpartition(".")[2]
-    name = scope or parent or function
+    name = scope or weight or function
     rule = f"{found.place.derivative}/" if found.place.derivative else ""
     return "/".join(filter(None, (name, f"{rule}{found.eqn.primitive.name}")))
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import lax
 
 from qpass.graph.provenance import Origin
@@ -42,22 +43,42 @@ def decoder(p, ids):
 
 def test_a_plain_decoder():
     assert table(decoder, PARAMS, shape(B, T, dtype="int32")) == [
-        ("layers/dot_general.0", "forward", "layers/wqkv"),
-        ("layers/dot_general.1", "forward", "layers/wqkv"),
-        ("layers/dot_general.2", "forward", "layers/wqkv"),
+        ("layers/wqkv/dot_general.0", "forward", "layers/wqkv"),
+        ("layers/wqkv/dot_general.1", "forward", "layers/wqkv"),
+        ("layers/wqkv/dot_general.2", "forward", "layers/wqkv"),
         ("block/dot_general.0", "activations", ""),
         ("block/dot_general.1", "activations", ""),
-        ("layers/dot_general.3", "forward", "layers/wo"),
-        ("layers/dot_general.4", "forward", "layers/w1"),
-        ("layers/dot_general.5", "forward", "layers/w2"),
+        ("layers/wo/dot_general.0", "forward", "layers/wo"),
+        ("layers/w1/dot_general.0", "forward", "layers/w1"),
+        ("layers/w2/dot_general.0", "forward", "layers/w2"),
         ("stack/dot_general.0", "forward", "stack"),
         ("stack/dot_general.1", "forward", "stack"),
         ("ae/dot_general.0", "forward", "ae"),
         ("ae/dot_general.1", "forward", "ae"),
-        ("lora/dot_general.0", "weights", "lora/b"),
+        ("lora/b/dot_general.0", "weights", "lora/b"),
         ("decoder/dot_general.0", "activations", ""),
         ("emb/dot_general.0", "forward", "emb"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        (("w",), "w"),
+        (("mlp", "w"), "mlp"),
+        (("mlp", "kernel"), "mlp"),
+        (("embed", "embedding"), "embed"),
+        (("mlp", "up"), "mlp/up"),
+        (("mlp", "up", "weight"), "mlp/up"),
+    ],
+)
+def test_a_leaf_is_named_unless_every_module_has_one_of_that_name(path, prefix):
+    params = shape(8, 8)
+    for name in reversed(path):
+        params = {name: params}
+    site = sites_of(lambda p, x: x @ jax.tree.leaves(p)[0], params, shape(4, 8))[0]
+    assert site.id == f"{prefix}/dot_general.0"
+    assert site.weight_path == "/".join(path)
 
 
 def test_steps_between_the_leaf_and_the_product():
@@ -65,18 +86,22 @@ def test_steps_between_the_leaf_and_the_product():
     flows = {s.id: s.flows[s.weight] for s in sites if s.weight is not None}
     steps = {name: [str(step) for step in flow.steps] for name, flow in flows.items()}
     fused = ["scan slice", "convert_element_type", "reshape", "slice", "squeeze"]
-    assert steps["layers/dot_general.1"] == fused
-    assert steps["layers/dot_general.4"] == ["scan slice", "transpose"]
+    assert steps["layers/wqkv/dot_general.1"] == fused
+    assert steps["layers/w1/dot_general.0"] == ["scan slice", "transpose"]
     assert steps["stack/dot_general.1"] == ["slice", "squeeze"]
     assert steps["emb/dot_general.0"] == ["transpose"]
     # Axis 1 of the fused leaf is contracted; axis 2 holds which of three, heads and head sizes.
-    assert flows["layers/dot_general.1"].axes == (frozenset({1}), frozenset({2}), frozenset({2}))
+    assert flows["layers/wqkv/dot_general.1"].axes == (
+        frozenset({1}),
+        frozenset({2}),
+        frozenset({2}),
+    )
 
 
 def test_the_einsum_that_the_user_wrote_and_its_canonical_form():
     sites = {s.id: s for s in sites_of(decoder, PARAMS, shape(B, T, dtype="int32"))}
-    assert sites["layers/dot_general.0"].einsum_label == "BTD,DNH->BTNH"
-    assert str(sites["layers/dot_general.0"].equation) == "abc,cde->abde"
+    assert sites["layers/wqkv/dot_general.0"].einsum_label == "BTD,DNH->BTNH"
+    assert str(sites["layers/wqkv/dot_general.0"].equation) == "abc,cde->abde"
     assert sites["ae/dot_general.0"].einsum_label is None
 
 
