@@ -63,6 +63,7 @@ def _row(
         count=site.repeats,
         reason=decision.reason,
         notes=(*decision.notes, *notes.get(site.key, ())),
+        forward=site.forward,
     )
 
 

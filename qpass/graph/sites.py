@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qpass.graph._jax import JaxprEqn, source_line
+from qpass.graph.backward import RECOMPUTED, Link, is_backward, link_backward
 from qpass.graph.dataflow import Dataflow, Found, Key
 from qpass.graph.equation import Equation, dot_equation
 from qpass.graph.program import Leaf, Program
@@ -15,7 +16,6 @@ from qpass.graph.provenance import Flow, Lost, Origin
 GENERIC = frozenset({"embedding", "embeddings", "kernel", "value", "w", "weight", "weights"})
 # `jnp.einsum` leaves the user's own text as a scope: "BTD, NDH -> BTNH", "ij,jk".
 EINSUM_LABEL = re.compile(r"^[A-Za-z. ]*(,[A-Za-z. ]*)+(->[A-Za-z. ]*)?$")
-RECOMPUTED = "rematted_computation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,8 @@ class Site:
         einsum_label: the equation that the user wrote, when ``jnp.einsum`` left it.
         scope: ``/``-joined names of the modules around it.
         role: ``forward`` (activation by weight), ``activations`` (neither operand is a weight),
-            ``dlhs`` or ``drhs`` (backward products), ``weights`` (both operands are weights),
+            ``dlhs`` or ``drhs`` (backward products: gradient of the activation, of the weight; of
+            the left and the right operand where neither is one), ``weights`` (both are weights),
             ``constant`` (the weight is closed over), ``tangent`` (linear part of a
             ``custom_jvp`` rule).
         source: line of the user's code.
@@ -41,6 +42,9 @@ class Site:
         weight_path: path of the weight's leaf, or an empty string.
         leaf: index of the weight's leaf among the program's inputs; None where none is.
         repeats: how often the site runs in one call, where known.
+        forward: id of the forward product that a backward one differentiates, or that a
+            rematerialized backward pass runs again; empty for others and where it cannot be told.
+        cotangent: operand of a backward product that is the cotangent, where it can be told.
     """
 
     id: str
@@ -58,6 +62,8 @@ class Site:
     weight_path: str
     leaf: int | None
     repeats: int
+    forward: str = ""
+    cotangent: int | None = None
 
     @property
     def lhs_shape(self) -> tuple[int, ...]:
@@ -88,44 +94,55 @@ class Site:
 
 def find_sites(program: Program, dataflow: Dataflow) -> tuple[Site, ...]:
     """Every contraction of ``program`` in program order; forward ones first know their role."""
-    weighted = {
-        _scope(found)[0]
-        for found in dataflow.contractions
-        if not _is_backward(found) and _weight(found.flows, program.leaves)[0] == "forward"
-    }
-    numbering: Counter[str] = Counter()
-    return tuple(
-        _site(found, program.leaves, weighted, numbering) for found in dataflow.contractions
-    )
+    naming = _Naming(program.leaves, link_backward(dataflow))
+    for found in dataflow.contractions:
+        naming.add(found)
+    return tuple(naming.sites.values())
 
 
-def _site(found: Found, leaves: Sequence[Leaf], weighted: set[str], numbering: Counter) -> Site:
-    eqn = found.eqn
-    scope, label = _scope(found)
-    role, weight = _role(found, leaves, weighted)
-    flow = found.flows[weight] if weight is not None else None
-    leaf = flow.leaf if isinstance(flow, Origin) else None
-    path = leaves[leaf].path if leaf is not None and leaf >= 0 else ""
-    prefix = _prefix(scope, path, found)
-    number = numbering[prefix]
-    numbering[prefix] += 1
-    return Site(
-        id=f"{prefix}.{number}",
-        key=found.key,
-        eqn=eqn,
-        op=eqn.primitive.name,
-        equation=_equation(eqn),
-        einsum_label=label,
-        scope=scope,
-        role=role,
-        source=source_line(eqn),
-        flows=found.flows[:2],
-        nodes=found.nodes[:2],
-        weight=weight,
-        weight_path=path,
-        leaf=leaf,
-        repeats=found.place.repeats,
-    )
+@dataclass(eq=False)
+class _Naming:
+    """Sites made so far; a backward product asks for its forward product among them."""
+
+    leaves: Sequence[Leaf]
+    links: Mapping[Key, Link]
+    sites: dict[Key, Site] = field(default_factory=dict)
+    numbering: Counter[str] = field(default_factory=Counter)
+
+    def add(self, found: Found) -> None:
+        """Make the site of ``found``."""
+        eqn = found.eqn
+        link = self.links.get(found.key)
+        forward = self.sites.get(link.forward) if link else None
+        scope, label = _scope(found)
+        role, weight = _role(found, self.leaves, link, forward)
+        flow = found.flows[weight] if weight is not None else None
+        leaf = flow.leaf if isinstance(flow, Origin) else None
+        path = self.leaves[leaf].path if leaf is not None and leaf >= 0 else ""
+        self.sites[found.key] = Site(
+            id=self._id(_prefix(scope, path, found)),
+            key=found.key,
+            eqn=eqn,
+            op=eqn.primitive.name,
+            equation=_equation(eqn),
+            einsum_label=label,
+            scope=scope,
+            role=role,
+            source=source_line(eqn),
+            flows=found.flows[:2],
+            nodes=found.nodes[:2],
+            weight=weight,
+            weight_path=path,
+            leaf=leaf,
+            repeats=found.place.repeats,
+            forward=forward.id if forward else "",
+            cotangent=link.cotangent if link and is_backward(found) else None,
+        )
+
+    def _id(self, prefix: str) -> str:
+        number = self.numbering[prefix]
+        self.numbering[prefix] += 1
+        return f"{prefix}.{number}"
 
 
 def _equation(eqn: JaxprEqn) -> Equation | None:
@@ -142,24 +159,19 @@ def _scope(found: Found) -> tuple[str, str | None]:
     return "/".join(modules), labels[-1] if labels else None
 
 
-def _is_backward(found: Found) -> bool:
-    if found.place.derivative == "bwd":
-        return True
-    return "transpose" in found.place.transforms and RECOMPUTED not in found.place.scopes
-
-
-def _role(found: Found, leaves: Sequence[Leaf], weighted: set[str]) -> tuple[str, int | None]:
+def _role(
+    found: Found, leaves: Sequence[Leaf], link: Link | None, forward: Site | None
+) -> tuple[str, int | None]:
     role, weight = _weight(found.flows, leaves)
     if found.tangent:
         return "tangent", weight
-    if not _is_backward(found):
+    if not is_backward(found):
         return role, weight
-    if role == "forward":
-        return "dlhs", weight
-    # A backward product without a weight is the weight's gradient where the forward product of
-    # the same module had a weight; else it belongs to a product of activations.
-    is_drhs = role == "activations" and _scope(found)[0] in weighted
-    return ("drhs" if is_drhs else role), weight
+    if link is None or forward is None:
+        return ("dlhs" if weight is not None else "drhs"), weight
+    # ``dlhs`` is the gradient of the activation also where the weight stands on the left.
+    right = 1 if forward.weight is None else forward.weight
+    return ("dlhs" if link.shared == right else "drhs"), weight
 
 
 def _weight(flows: Sequence[Flow], leaves: Sequence[Leaf]) -> tuple[str, int | None]:

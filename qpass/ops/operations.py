@@ -24,10 +24,13 @@ class Quantized:
     Attributes:
         scheme: quantizers of weight and activation.
         weight: which operand is quantized as the weight, 0 or 1.
+        afresh: quantize the weight here even where it comes stored: a backward product contracts
+            other axes than the forward product that its scales were made for.
     """
 
     scheme: Scheme
     weight: int
+    afresh: bool = False
 
     @property
     def quantizer(self) -> Quantizer:
@@ -75,6 +78,8 @@ class QTensorOperations:
         """The quantized product of a decided site."""
         spec = dot_spec(decision, eqn, self.kernels)
         w = operands[spec.weight]
+        if decision.afresh:
+            w = self.unwrap(w)
         if not isinstance(w, QTensor):
             w = fake_quantize_weight(w, on_the_fly(decision, eqn))
         return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w)

@@ -46,13 +46,26 @@ def _decide(plan: Plan, decision: Decision, rule: int | None) -> Decision:
         return replace(decision, reason=UNMATCHED[site.role], notes=_why_no_weight(plan, site))
     if plan.rules[rule].keep:
         return replace(decision, rule=rule, reason=f"kept float by rule {rule}")
-    scheme = plan.rules[rule].scheme or Scheme()
-    both = replace(scheme, weight=scheme.weight or scheme.act)
-    return replace(decision, rule=rule, action=Quantized(both, _weight(site)))
+    return replace(decision, rule=rule, action=_action(site, plan.rules[rule].scheme or Scheme()))
+
+
+def _action(site: Site, scheme: Scheme) -> Quantized:
+    """What the rule's quantizers mean here; a backward product has a cotangent for activation."""
+    weight, act = scheme.weight or scheme.act, scheme.act
+    afresh = site.role in ("dlhs", "drhs")
+    if afresh:
+        shared = scheme.weight if site.weight is not None else scheme.act
+        weight, act = shared or scheme.act or scheme.grad, scheme.grad or scheme.act
+    return Quantized(Scheme(weight=weight, act=act), _weight(site), afresh)
 
 
 def _weight(site: Site) -> int:
-    """The operand that is quantized as the weight: the right one where both are activations."""
+    """The operand that is quantized as the weight.
+
+    The right one where both are activations; the one that is no cotangent in a backward product.
+    """
+    if site.cotangent is not None:
+        return 1 - site.cotangent
     if site.weight is not None:
         return site.weight
     constants = [isinstance(flow, Origin) and flow.leaf < 0 for flow in site.flows]

@@ -10,6 +10,7 @@ from qpass.errors import RuleError
 from qpass.graph.sites import Site
 from qpass.plan import Decision, Plan
 
+BACKWARD = frozenset({"dlhs", "drhs"})
 FLOATS = ("float32", "bfloat16", "float16")
 
 
@@ -40,8 +41,8 @@ def why_not(site: Site) -> str | None:
     """Why this site cannot be quantized by any rule; None when it can."""
     if site.op != "dot_general":
         return f"no quantized form of {site.op}"
-    if site.role in ("dlhs", "drhs", "tangent"):
-        return "backward and tangent products stay float"
+    if site.role == "tangent":
+        return "a product that is linear in a tangent stays float: quantized, it has no transpose"
     return _why_not_dtype(site) or _why_not_shape(site)
 
 
@@ -79,10 +80,11 @@ def _why_not_rule(plan: Plan, site: Site) -> str | None:
 
 def _check_grad(plan: Plan) -> None:
     for index, rule in enumerate(plan.rules):
-        if rule.grad is not None:
+        if rule.grad is not None and not rule.roles <= BACKWARD:
             raise RuleError(
-                f"drop grad= from rule {index} ({rule.describe()}): quantized backward products "
-                "are not available; gradients are straight-through in float."
+                f"drop grad= from rule {index} ({rule.describe()}): the gradient of a quantized "
+                "product is straight-through in float. grad= is for the backward products that a "
+                "training step holds itself: give them a rule with role=('dlhs', 'drhs')."
             )
 
 

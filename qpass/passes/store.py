@@ -33,18 +33,26 @@ def store(plan: Plan) -> Plan:
     """Fill ``plan.storage`` and mark the sites whose weight is stored."""
     by_leaf: dict[int, list[Decision]] = {}
     for decision in plan.decisions:
-        if decision.action is not None and decision.site.leaf is not None:
-            by_leaf.setdefault(decision.site.leaf, []).append(decision)
+        leaf = _leaf(decision)
+        if leaf is not None:
+            by_leaf.setdefault(leaf, []).append(decision)
     verdicts = {leaf: _verdict(plan, leaf, group) for leaf, group in by_leaf.items()}
     storage = {leaf: v for leaf, v in verdicts.items() if isinstance(v, Storage)}
     marked = replace(plan, storage=MappingProxyType(storage))
     return marked.update(lambda decision: _mark(decision, verdicts))
 
 
+def _leaf(decision: Decision) -> int | None:
+    """The leaf that this product could read as it is stored."""
+    action = decision.action
+    return None if action is None or action.afresh else decision.site.leaf
+
+
 def _mark(decision: Decision, verdicts: dict[int, Storage | _Refusal]) -> Decision:
-    if decision.action is None or decision.site.leaf is None:
+    leaf = _leaf(decision)
+    if leaf is None:
         return decision
-    verdict = verdicts[decision.site.leaf]
+    verdict = verdicts[leaf]
     if isinstance(verdict, Storage):
         return replace(decision, stored=True)
     note = f"weight stays float and is quantized on every call: {verdict.reason}"

@@ -1,10 +1,11 @@
 """Rule: selectors that choose contractions, and the decision for those that it gets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qpass.errors import QPassError, RuleError
+from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.schemes import PerGroup, Quantizer, Scheme, as_quantizer
 from qpass.rules.selectors import (
@@ -45,14 +46,16 @@ class Rule:
         op: "dot_general" (also "einsum", "matmul"), "ragged_dot", "conv", "scaled_dot".
         where: function of the site that says whether it fits.
         role: "forward" (what a rule without `role` means: activation by weight), "activations"
-            (neither operand is a weight, as in attention), "dlhs", "drhs" (backward products),
+            (neither operand is a weight, as in attention), "dlhs", "drhs" (products of a backward
+            pass inside the function: gradient of the activation, of the weight),
             "weights" (both operands are weights), "constant" (the weight is not an argument of the
             function), "tangent" (linear part of a custom_jvp rule), or "*" for all.
 
     Decision, either `keep` or at least one quantizer:
-        weight, act, grad: quantizer of the weight, the activation, the gradient: a name such as
-            "int8" or "int4 g32", a type such as `qpass.int8`, or `qpass.int4.grouped(128)`. They
-            are kept as `Quantizer`.
+        weight, act, grad: quantizer of the weight, of the activation, of the gradient that comes
+            in (`act` where only that is given): a name such as
+            "int8", "int4 g32" or "int8 qwix", a type such as `qpass.int8`, or
+            `qpass.int4.grouped(128)`. They are kept as `Quantizer`.
         keep: leave these contractions in float.
 
     name: what messages and plans call the rule.
@@ -102,6 +105,13 @@ class Rule:
         """Quantizers of the operands; None for a rule that keeps."""
         quantizers = (getattr(self, operand) for operand in _OPERANDS)
         return None if self.keep else Scheme(*quantizers)
+
+    def in_dialect(self, dialect: Dialect) -> "Rule":
+        """Return this rule with that dialect for quantizers that name none of their own."""
+        given = {f: q for f in _OPERANDS if isinstance(q := getattr(self, f), Quantizer)}
+        return replace(
+            self, **{f: q if q.dialect else q.in_dialect(dialect) for f, q in given.items()}
+        )
 
     def describe(self) -> str:
         """Return a short text, such as "path=**/mlp/** weight=int4 g128"."""
@@ -167,6 +177,8 @@ def _check_decision(rule: Rule) -> None:
         )
     if rule.weight and rule.roles == {"activations"}:
         raise RuleError("Give act= alone: in role='activations' no operand is a weight.")
+    if rule.weight and not (rule.act or rule.grad) and rule.roles == {"drhs"}:
+        raise RuleError("Give act= and grad=, or one of them for both: role='drhs' has no weight.")
     _check_groups(rule)
 
 

@@ -28,6 +28,7 @@ class Row:
         count: how often the site runs in one call: the product of the scan lengths around it.
         reason: why the site stays float; "" when it is quantized.
         notes: what else is worth knowing, as where a QTensor had to be dequantized.
+        forward: id of the site that a backward product differentiates; "" for others.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Row:
     count: int = 1
     reason: str = ""
     notes: tuple[str, ...] = ()
+    forward: str = ""
 
     @property
     def operands(self) -> str:

@@ -78,9 +78,19 @@ def test_linen_gradient(linen):
     assert roles["Net/layers/up"] == ["forward", "forward", "drhs", "dlhs"]
     assert roles["Net/layers/down"] == ["forward", "drhs", "dlhs"]
     assert roles["Net/embed.attend"] == ["forward", "drhs", "dlhs"]
-    assert set(roles["Net/layers/attn"]) == {"activations"}
+    # Two products of activations, run twice; then two gradients of each.
+    assert roles["Net/layers/attn"] == ["activations"] * 4 + ["drhs", "dlhs"] * 2
+    assert all(bool(site.forward) == (site.role in ("dlhs", "drhs")) for site in sites[:9])
+    firsts = {site.id for site in sites[:9]}
+    assert {site.forward for site in sites[9:]} == firsts
     paths = {(s.role, bool(s.weight_path)) for s in sites}
-    assert paths == {("forward", True), ("dlhs", True), ("drhs", False), ("activations", False)}
+    assert paths == {
+        ("forward", True),
+        ("dlhs", True),
+        ("dlhs", False),
+        ("drhs", False),
+        ("activations", False),
+    }
 
 
 class Layer(nnx.Module):

@@ -69,6 +69,42 @@ def test_values():
         assert difference < 0.02
 
 
+def test_a_rule_that_names_the_backward_products_quantizes_them():
+    """Against the backward pass written out by hand, each product with its own scales."""
+
+    def slope(p, x):
+        return jax.grad(lambda p: (plain(jnp.tanh(plain(x, p["v"])), p["w"][0]) ** 2).sum())(p)
+
+    rules = [
+        qpass.Rule(role=("dlhs", "drhs"), weight="int8", act="int8", grad="int8"),
+        qpass.Rule(path="**", keep=True),
+    ]
+    q = qpass.transform(slope, rules)
+    h = jnp.tanh(plain(X, P["v"]))
+    g = 2 * plain(h, P["w"][0])
+    dh = quantized(g, P["w"][0].T) * (1 - h * h)
+    wanted = {"w": jnp.zeros_like(P["w"]).at[0].set(quantized(h.T, g)), "v": quantized(X.T, dh)}
+    close(compiled(q)(P, X), wanted)
+    assert {d.site.role for d in q.plan(P, X).decisions if d.action} == {"dlhs", "drhs"}
+
+
+def test_the_backward_rule_of_a_stored_weight_quantizes_it_afresh():
+    """The forward product reads the stored codes; the backward one contracts the other axis."""
+    call = jax.custom_vjp(plain)
+    call.defvjp(
+        lambda x, w: (plain(x, w), (x, w)), lambda r, g: (plain(g, r[1].T), plain(r[0].T, g))
+    )
+    rules = [qpass.Rule(role="dlhs", weight="int8", act="int8"), INT8]
+    q = qpass.transform(lambda p, x: jnp.sin(call(x, p["v"])), rules)
+    stored = q.quantize(P, X)
+    assert isinstance(stored["v"], qpass.QTensor)
+    y, pull = jax.vjp(lambda x: q(stored, x), X)
+    seen = stored["v"].dequantize()
+    close(y, jnp.sin(quantized(X, seen)))
+    wanted = quantized(jnp.cos(quantized(X, seen)), seen.T)
+    close(pull(jnp.ones_like(y))[0], wanted)
+
+
 def test_backward_products_read_the_float_weight_that_the_step_updates():
     def slope(p, x):
         return jax.grad(lambda x: plain(x, p["v"]).sum())(x) + plain(x, p["v"])
