@@ -1,9 +1,10 @@
 """The dataflow of a program as a networkx graph, over all nested jaxprs, call boundaries inlined.
 
 Nodes are integers. A value node has ``kind`` (``input``, ``const``, ``literal``, ``value``) and
-``aval``; an equation node has ``kind="equation"``, ``op``, ``key`` and ``source``. Edges from a
-value to an equation carry the operand ``slot``. Edges between values cross call boundaries;
-those that close a loop carry ``feedback=True``.
+``aval``; an equation node has ``kind="equation"``, ``op``, ``key``, ``source`` and ``eqn``. Edges
+from a value to an equation carry the operand ``slot``. Edges between values cross call boundaries:
+those into a nested program carry the ``eqn`` that runs it, those that close a loop carry
+``feedback=True``. Every edge but the last kind leads from a lower number to a higher one.
 
 The graph is derived from the jaxpr, for queries; it is never the storage.
 """
@@ -93,6 +94,7 @@ class Dataflow:
         derivatives: traced derivative rules by the key of their equation.
         untraceable: keys of derivative rules that could not be traced, with the error's text.
         outputs: graph nodes of the program's results.
+        flows: provenance of every node, by its number.
     """
 
     graph: nx.DiGraph
@@ -102,6 +104,7 @@ class Dataflow:
     derivatives: Mapping[Key, VjpPrograms | JvpProgram]
     untraceable: Mapping[Key, str]
     outputs: tuple[int, ...]
+    flows: tuple[Flow, ...] = ()
 
     def sources(self, node: int) -> list[int]:
         """Input leaves that ``node`` depends on, by index."""

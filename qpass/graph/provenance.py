@@ -52,11 +52,14 @@ class Lost:
         op: the operation.
         source: the user's source line, or an empty string.
         because: why that ended the trail, when the operation's name does not say it.
+        node: graph node of that equation; None where no single one did it (a nested program, a
+            literal).
     """
 
     op: str
     source: str = ""
     because: str = ""
+    node: int | None = None
 
     def __str__(self) -> str:
         text = f"{self.op} at {self.source}" if self.source else self.op
@@ -76,16 +79,19 @@ def scan_slice(origin: Origin) -> Origin:
     return Origin(origin.leaf, origin.axes[1:], (*origin.steps, Step(None)))
 
 
-def follow(eqn: JaxprEqn, flows: Sequence[Flow]) -> list[Flow]:
-    """Flows of the results of a first-order equation, given those of its operands."""
+def follow(eqn: JaxprEqn, flows: Sequence[Flow], node: int | None = None) -> list[Flow]:
+    """Flows of the results of a first-order equation, given those of its operands.
+
+    ``node`` is the equation's place in the graph, for the trails that end here.
+    """
     name = eqn.primitive.name
     if name in ELEMENT_FOR_ELEMENT:
-        return [_step(eqn, flow, _same) for flow in flows]
+        return [_step(eqn, flow, _same, node) for flow in flows]
     rule = LAYOUT.get(name)
-    if rule is not None and isinstance(flows[0], Origin):
-        return [_step(eqn, flows[0], rule)]
+    if rule is not None:
+        return [_step(eqn, flows[0], rule, node)]
     because = "embedding lookup" if name == "gather" and isinstance(flows[0], Origin) else ""
-    return [Lost(name, source_line(eqn), because) for _ in eqn.outvars]
+    return [Lost(name, source_line(eqn), because, node) for _ in eqn.outvars]
 
 
 def continues(eqn: JaxprEqn, operand: int) -> bool:
@@ -94,12 +100,12 @@ def continues(eqn: JaxprEqn, operand: int) -> bool:
     return name in ELEMENT_FOR_ELEMENT or (name in LAYOUT and operand == 0)
 
 
-def _step(eqn: JaxprEqn, flow: Flow, rule: Callable) -> Flow:
+def _step(eqn: JaxprEqn, flow: Flow, rule: Callable, node: int | None) -> Flow:
     if isinstance(flow, Lost):
         return flow
     axes = rule(eqn, flow.axes)
     if axes is None:
-        return Lost(eqn.primitive.name, source_line(eqn), "its axes cannot be followed")
+        return Lost(eqn.primitive.name, source_line(eqn), "its axes cannot be followed", node)
     return Origin(flow.leaf, axes, (*flow.steps, Step(eqn)))
 
 

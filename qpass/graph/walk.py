@@ -53,6 +53,7 @@ def analyse(program: Program) -> Dataflow:
         walk.derivatives,
         walk.untraceable,
         tuple(outputs),
+        tuple(walk.flow),
     )
 
 
@@ -122,7 +123,12 @@ class _Walk:
     def _first_order(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> list[int]:
         source = source_line(eqn)
         node = self._add(
-            "equation", Lost(eqn.primitive.name), op=eqn.primitive.name, key=key, source=source
+            "equation",
+            Lost(eqn.primitive.name),
+            op=eqn.primitive.name,
+            key=key,
+            source=source,
+            eqn=eqn,
         )
         for slot, operand in enumerate(operands):
             self.graph.add_edge(operand, node, slot=slot)
@@ -132,7 +138,7 @@ class _Walk:
             self.contractions.append(self._found(eqn, operands, place, key))
         elif is_opaque(eqn) or hides_program(eqn) or eqn.primitive.name in FINISHED:
             self._note_opaque(eqn, operands, place, key)
-        flows = follow(eqn, [self.flow[n] for n in operands])
+        flows = follow(eqn, [self.flow[n] for n in operands], node)
         return self._results(eqn, flows, [[node]] * len(flows))
 
     def _results(self, eqn: JaxprEqn, flows: list[Flow], sources: list[list[int]]) -> list[int]:
@@ -203,7 +209,7 @@ class _Walk:
             self.use(operand, eqn.primitive.name, source_line(eqn))
             flow = Lost(eqn.primitive.name, source_line(eqn), "carried and updated by the loop")
         node = self.value("value", body.jaxpr.invars[position].aval, flow)
-        self.graph.add_edge(operand, node)
+        self.graph.add_edge(operand, node, eqn=eqn)
         if operand in self.tangents:
             self.tangents.add(node)
         return node
