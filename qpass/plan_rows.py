@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import networkx as nx
 
 from qpass.graph.dataflow import Found
+from qpass.graph.trail import Trails
 from qpass.numerics import QTensor
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
@@ -28,7 +29,8 @@ def plan_rows(plan: Plan) -> tuple[Row, ...]:
     chosen: dict[Any, Selection] = {}
     sizes = _leaf_bytes(plan)
     notes = _notes_by_leaf(plan)
-    rows = [_row(plan, d, chosen, sizes, notes) for d in plan.decisions]
+    trails = Trails(plan.program, plan.dataflow)
+    rows = [_row(plan, d, chosen, sizes, notes, trails) for d in plan.decisions]
     rows += [
         _opaque_row(found, reason, k) for k, (found, reason) in enumerate(plan.dataflow.opaque)
     ]
@@ -36,7 +38,12 @@ def plan_rows(plan: Plan) -> tuple[Row, ...]:
 
 
 def _row(
-    plan: Plan, decision: Decision, chosen: dict, sizes: dict[int, tuple[int, int]], notes: dict
+    plan: Plan,
+    decision: Decision,
+    chosen: dict,
+    sizes: dict[int, tuple[int, int]],
+    notes: dict,
+    trails: Trails,
 ) -> Row:
     site = decision.site
     before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
@@ -64,7 +71,13 @@ def _row(
         reason=decision.reason,
         notes=(*decision.notes, *notes.get(site.key, ())),
         forward=site.forward,
+        operands_from=() if decision.action else _operands_from(trails, site.nodes),
     )
+
+
+def _operands_from(trails: Trails, nodes: Sequence[int]) -> tuple[str, ...]:
+    sides = zip(("lhs", "rhs"), nodes, strict=True)
+    return tuple(f"{side}: {trails.describe(node)}" for side, node in sides)
 
 
 def _opaque_row(found: Found, reason: str, number: int) -> Row:

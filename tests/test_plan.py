@@ -9,6 +9,7 @@ import pytest
 
 import qpass
 from qpass.passes import PASSES
+from qpass.views import to_text
 from qpass_kernels import KERNELS, REFERENCE
 from tests.programs import CASES, rules
 
@@ -144,8 +145,36 @@ def test_a_weight_quantized_on_every_call_says_why(fn, why):
 def test_a_weight_that_is_computed_from_parameters_names_them():
     plan = plan_of(lambda p, x: x @ (p["a"] * p["b"]), *_two(), strict=False, given=[])
     (note,) = plan.decisions[0].notes
-    assert "rhs is derived from a, b" in note
-    assert "mul" in note
+    assert note.startswith("rhs: mul at test_plan.py:")
+    assert note.endswith("computes a new value from a and b")
+
+
+def test_a_site_left_float_says_where_both_operands_come_from():
+    """Whatever its role; a quantized one has its scheme to say."""
+    rows = {row.role: row for row in reversed(plan_of(model, *arguments()).rows)}
+    lhs, rhs = rows["activations"].operands_from
+    assert lhs.startswith("lhs: dot_general at test_plan.py:")
+    assert lhs.endswith("computes a new value from an activation and jit")
+    assert rhs == lhs.replace("lhs", "rhs")
+    assert rows["constant"].operands_from[1] == "rhs: a constant that the function closes over"
+    assert rows["weights"].operands_from == ("lhs: stack", "rhs: jit")
+    assert rows["forward"].operands_from == ()
+    kept = plan_of(CASES["chain"].fn, *CASES["chain"].arguments(), given=qpass.Rule(keep=True))
+    assert kept.rows[0].operands_from == ("lhs: x, an input that is no parameter", "rhs: up")
+    for role in ("dlhs", "drhs"):
+        step = jax.grad(lambda p, x: CASES["chain"].fn(p, x).sum())
+        found = [r for r in plan_of(step, *CASES["chain"].arguments()).rows if r.role == role]
+        assert found
+        assert all(len(row.operands_from) == 2 for row in found)
+
+
+def test_details_draw_where_operands_come_from():
+    plan = plan_of(model, *arguments())
+    said = "computes a new value from an activation and jit"
+    shown = to_text(plan.table(details=True), width=400)
+    assert said in shown
+    assert said not in to_text(plan.table(), width=400)
+    assert said in plan.to_html()
 
 
 def _two():

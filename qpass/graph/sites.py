@@ -10,7 +10,7 @@ from qpass.graph.backward import RECOMPUTED, Link, is_backward, link_backward
 from qpass.graph.dataflow import Dataflow, Found, Key
 from qpass.graph.equation import Equation, dot_equation
 from qpass.graph.program import Leaf, Program
-from qpass.graph.provenance import Flow, Lost, Origin
+from qpass.graph.provenance import Flow, Origin
 
 # Names that leaves of all modules have; there the id takes the module's name alone.
 GENERIC = frozenset({"embedding", "embeddings", "kernel", "value", "w", "weight", "weights"})
@@ -195,10 +195,3 @@ def _prefix(scope: str, path: str, found: Found) -> str:
     name = scope or weight or function
     rule = f"{found.place.derivative}/" if found.place.derivative else ""
     return "/".join(filter(None, (name, f"{rule}{found.eqn.primitive.name}")))
-
-
-def describe_flow(flow: Flow) -> str:
-    """Why an operand is not a weight, in words."""
-    if isinstance(flow, Lost):
-        return f"computed by {flow}"
-    return "an input that is not a parameter" if flow.leaf >= 0 else "a closed-over constant"

@@ -4,7 +4,8 @@ import warnings
 from dataclasses import replace
 
 from qpass.graph.provenance import Origin
-from qpass.graph.sites import Site, describe_flow
+from qpass.graph.sites import Site
+from qpass.graph.trail import Trails
 from qpass.numerics import Scheme
 from qpass.ops.operations import Quantized
 from qpass.plan import Decision, Plan
@@ -32,18 +33,19 @@ def match(plan: Plan) -> Plan:
     findings = check_matching(matching, plan.rules, sites, plan.strict)
     for text in findings.warnings:
         warnings.warn(text, stacklevel=2)
+    trails = Trails(plan.program, plan.dataflow)
     decided = [
-        _decide(plan, decision, rule)
+        _decide(plan, trails, decision, rule)
         for decision, rule in zip(plan.decisions, matching.chosen, strict=True)
     ]
     found = (*plan.findings, *findings.warnings, *findings.notes)
     return replace(plan, decisions=tuple(decided), findings=found)
 
 
-def _decide(plan: Plan, decision: Decision, rule: int | None) -> Decision:
+def _decide(plan: Plan, trails: Trails, decision: Decision, rule: int | None) -> Decision:
     site = decision.site
     if rule is None:
-        return replace(decision, reason=UNMATCHED[site.role], notes=_why_no_weight(plan, site))
+        return replace(decision, reason=UNMATCHED[site.role], notes=_derived(trails, site))
     if plan.rules[rule].keep:
         return replace(decision, rule=rule, reason=f"kept float by rule {rule}")
     return replace(decision, rule=rule, action=_action(site, plan.rules[rule].scheme or Scheme()))
@@ -72,20 +74,7 @@ def _weight(site: Site) -> int:
     return 0 if constants == [True, False] else 1
 
 
-def _why_no_weight(plan: Plan, site: Site) -> tuple[str, ...]:
-    """For a product without a weight: what computed each operand, and from which parameters."""
-    if site.role != "activations":
-        return ()
-    notes = []
-    for side, flow, node in zip(("lhs", "rhs"), site.flows, site.nodes, strict=True):
-        leaves = plan.program.leaves
-        sources = [leaves[k] for k in plan.dataflow.sources(node)] if _few(plan) else []
-        params = [leaf.path for leaf in sources if leaf.is_param]
-        if not isinstance(flow, Origin) and sources and len(params) == len(sources):
-            notes.append(f"{side} is derived from {', '.join(params)}: {describe_flow(flow)}")
-    return tuple(notes)
-
-
-def _few(plan: Plan) -> bool:
-    """Walking all ancestors of every attention product of a large program would be quadratic."""
-    return plan.dataflow.graph.number_of_nodes() < 5000
+def _derived(trails: Trails, site: Site) -> tuple[str, ...]:
+    """Operands that are no weights but made of them: what computed each, from which parameters."""
+    sides = zip(("lhs", "rhs"), site.nodes, strict=True)
+    return tuple(f"{side}: {trails.describe(node)}" for side, node in sides if trails.derived(node))

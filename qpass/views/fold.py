@@ -33,22 +33,20 @@ def fold(rows: Iterable[Row]) -> tuple[Fold, ...]:
     return tuple(Fold(_spokesman(members), tuple(members)) for members in groups.values())
 
 
+_NAMES = ("id", "weight", "scope", "forward")
+
+
 def _nameless(row: Row) -> Row:
-    return replace(
-        row,
-        id=without_numbers(row.id),
-        weight=without_numbers(row.weight),
-        scope=without_numbers(row.scope),
-    )
+    """What rows must share: where operands come from differs between a first layer and the rest."""
+    names = {field: without_numbers(getattr(row, field)) for field in _NAMES}
+    notes = tuple(map(without_numbers, row.notes))
+    return replace(row, **names, notes=notes, operands_from=())
 
 
 def _spokesman(members: Sequence[Row]) -> Row:
-    return replace(
-        members[0],
-        id=common_name([row.id for row in members]),
-        weight=common_name([row.weight for row in members]),
-        scope=common_name([row.scope for row in members]),
-    )
+    names = {field: common_name([getattr(row, field) for row in members]) for field in _NAMES}
+    notes = zip(*(row.notes for row in members), strict=True)
+    return replace(members[0], **names, notes=tuple(map(common_name, notes)))
 
 
 def without_numbers(name: str) -> str:

@@ -111,4 +111,4 @@ def _decision(row: Row) -> Cell:
     if row.quantized:
         kernel = f"by {row.kernel}" if row.kernel else ""
         return Cell(row.scheme, (kernel, *row.notes, *refused), look="quantized")
-    return Cell(row.reason, (*row.notes, *refused), look="reason")
+    return Cell(row.reason, (*row.notes, *row.unsaid, *refused), look="reason")

@@ -49,9 +49,8 @@ def _row(number: int, site: Mapping[str, Any]) -> Row:
     if set(site) != expected:
         wrong = ", ".join(sorted(expected ^ set(site)))
         raise PlanError(f"Write the plan again: its site {number} lacks or adds fields: {wrong}.")
-    return Row(
-        **{**site, "refused": _pairs(number, site["refused"]), "notes": tuple(site["notes"])}
-    )
+    texts = {name: tuple(site[name]) for name in ("notes", "operands_from")}
+    return Row(**{**site, **texts, "refused": _pairs(number, site["refused"])})
 
 
 def _pairs(number: int, refused: Any) -> tuple[tuple[str, str], ...]:

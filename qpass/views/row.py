@@ -29,6 +29,8 @@ class Row:
         reason: why the site stays float; "" when it is quantized.
         notes: what else is worth knowing, as where a QTensor had to be dequantized.
         forward: id of the site that a backward product differentiates; "" for others.
+        operands_from: of a site left float, where each operand comes from, as
+            `rhs: add at model.py:12 computes a new value from params/head and params/lora`.
     """
 
     id: str
@@ -52,6 +54,12 @@ class Row:
     reason: str = ""
     notes: tuple[str, ...] = ()
     forward: str = ""
+    operands_from: tuple[str, ...] = ()
+
+    @property
+    def unsaid(self) -> tuple[str, ...]:
+        """Where operands come from, as far as no note says it already."""
+        return tuple(text for text in self.operands_from if text not in self.notes)
 
     @property
     def operands(self) -> str:

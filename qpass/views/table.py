@@ -27,7 +27,8 @@ def to_table(
     Args:
         rows: of a plan.
         folded: tell rows of unrolled layers that say the same only once.
-        details: add the scope, the source line and the refused kernels of each site.
+        details: add the scope, the source line, where the operands of a site left float come from,
+            and the refused kernels.
         title: a line above.
         remarks: lines below, on what concerns no single site.
     """
@@ -97,8 +98,8 @@ def _decision(row: Row, details: bool) -> Group:
     head = _scheme(row) if row.quantized else Text(row.reason, style="dim italic")
     rule = Text("" if row.rule is None else f"rule {row.rule}", style="dim")
     notes = (Text(note, style="yellow") for note in row.notes)
-    refused = (Text(f"not {kernel}: {why}", style="dim") for kernel, why in row.refused if details)
-    return _cell(head, rule, *notes, *refused)
+    more = (*row.unsaid, *(f"not {kernel}: {why}" for kernel, why in row.refused))
+    return _cell(head, rule, *notes, *(Text(text, style="dim") for text in more if details))
 
 
 def _scheme(row: Row) -> Text:

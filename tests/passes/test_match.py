@@ -1,5 +1,7 @@
 """Match: which operand is the weight, in every role that a rule may name."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,3 +89,26 @@ def test_grad_is_for_backward_products_only():
         backward(qpass.Rule(weight="int8", grad="int8"))
     with pytest.raises(qpass.RuleError, match="role='drhs' has no weight"):
         qpass.Rule(role="drhs", weight="int8")
+
+
+def test_a_weight_made_of_parameters_is_named_in_a_program_of_any_size():
+    """Ten thousand equations; what they depend on is found in one pass over them."""
+
+    def fn(p, x):
+        for k in range(1000):
+            w = p[k % 50] * p[(k + 1) % 50] + 1.0
+            x = jnp.tanh(jnp.tanh(x * 0.5 + 1.0) @ w) + jnp.sin(x) * x
+        return x
+
+    weights = [jax.ShapeDtypeStruct((4, 4), jnp.float32)] * 50
+    start = time.process_time()  # of this process: the machine may be shared
+    plan = qpass.transform(fn, []).plan(weights, jax.ShapeDtypeStruct((2, 4), jnp.float32))
+    seconds = time.process_time() - start
+    assert len(plan.decisions) == 1000
+    assert len(plan.program.jaxpr.eqns) >= 10_000
+    for k, decision in enumerate(plan.decisions):
+        (note,) = decision.notes
+        names = " and ".join(sorted({str(k % 50), str((k + 1) % 50)}, key=int))
+        assert note.startswith("rhs: add at test_match.py:")
+        assert f"computes a new value from {', '.join(names.split(' and '))}" in note
+    assert seconds < 5

@@ -49,3 +49,19 @@ def test_rows_alone_keep_their_names():
 )
 def test_common_name(names, common):
     assert common_name(names) == common
+
+
+def test_texts_of_a_layer_name_its_own_sites():
+    """Notes fold by their numbers; where operands come from may differ, and is not compared."""
+    rows = [
+        replace(
+            layer(QUERY, n),
+            notes=(f"layers/{n}/attn wants int4",),
+            operands_from=("lhs: tokens" if n == 0 else f"lhs: layers/{n - 1}/mlp",),
+        )
+        for n in range(4)
+    ]
+    (folded,) = fold(rows)
+    assert folded.row.notes == ("layers/{0..3}/attn wants int4",)
+    assert folded.row.operands_from == ("lhs: tokens",)
+    assert len(fold([*rows, replace(layer(QUERY, 4), notes=("another",))])) == 2
