@@ -3,9 +3,11 @@
 
 VENV := .venv
 OLDEST := .venv-oldest
+MODELS := .venv-models
 WORKERS ?= 2
 ARGS ?=
 
+NETWORKS := tests/models/requirements.txt
 OLDEST_JAX := jax==0.11.2 jaxlib==0.11.2
 OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tests/kernels tests/numerics tests/test_*.py)
 
@@ -38,7 +40,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-slow test-model test-browser chromium docs lint format clean
+.PHONY: help demo test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -53,10 +55,13 @@ test-oldest: $(OLDEST)/test.stamp ## Run the rewriting and kernel tests on jax 0
 	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(OLDEST_TESTS) $(ARGS)
 
 test-slow: $(VENV)/test.stamp ## Run the slow tests
-	$(VENV)/bin/python -m pytest -m "slow and not (model or browser or aot or gpu or tpu)" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "slow and not (model or checkpoint or browser or aot or gpu or tpu)" $(ARGS)
 
-test-model: $(VENV)/test.stamp ## Run the tests that download real models (100 MB each, kept in .cache/)
-	$(VENV)/bin/python -m pytest -m "model and not (browser or aot or gpu or tpu)" $(ARGS)
+test-models: $(MODELS)/test.stamp ## Quantize networks of other packages, with random weights (ARGS="--page docs/models.md" writes the page)
+	$(MODELS)/bin/python -m pytest -n $(WORKERS) -m model tests/models $(ARGS)
+
+test-checkpoints: $(VENV)/test.stamp ## Run the tests that download trained weights (100 MB each, kept in .cache/)
+	$(VENV)/bin/python -m pytest -m "checkpoint and not (browser or aot or gpu or tpu)" $(ARGS)
 
 test-browser: $(VENV)/test.stamp chromium ## Open the HTML pages in headless Chromium
 	$(VENV)/bin/python -m pytest -m browser $(ARGS)
@@ -81,7 +86,7 @@ format: $(VENV)/lint.stamp ## Format the code and repair what ruff can
 	$(VENV)/bin/ruff format
 
 clean: ## Remove environments, caches and build outputs
-	rm -rf $(VENV) $(OLDEST) .cache .hypothesis .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(OLDEST) $(MODELS) .cache .hypothesis .pytest_cache .ruff_cache .import_linter_cache build dist
 
 # A changed pyproject.toml means a new environment: what it no longer asks for must not linger.
 $(VENV)/venv.stamp: pyproject.toml
@@ -89,6 +94,9 @@ $(VENV)/venv.stamp: pyproject.toml
 
 $(OLDEST)/venv.stamp: pyproject.toml
 	$(call new_venv,$(OLDEST),$(OLDEST_FIRST))
+
+$(MODELS)/venv.stamp: pyproject.toml $(NETWORKS)
+	$(call new_venv,$(MODELS),$(NEWEST_FIRST))
 
 $(VENV)/demo.stamp: $(VENV)/venv.stamp
 	$(call install,$(VENV),-e ".[demo]")
@@ -101,5 +109,11 @@ $(VENV)/lint.stamp: $(VENV)/venv.stamp
 
 $(OLDEST)/test.stamp: $(OLDEST)/venv.stamp
 	$(call install,$(OLDEST),-e ".[test]" $(OLDEST_JAX))
+
+# The list holds all that the networks import, so nothing is resolved: their trainers and data
+# loaders would need ten times as much.
+$(MODELS)/test.stamp: $(MODELS)/venv.stamp
+	$(call install,$(MODELS),-e ".[test]" --constraint $(NETWORKS))
+	$(call install,$(MODELS),--no-deps --requirement $(NETWORKS))
 
 comma := ,

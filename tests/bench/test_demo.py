@@ -95,7 +95,7 @@ def test_the_report_opens_in_a_browser(ran, open_page):
         assert "<h1>" in opened.dom
 
 
-@pytest.mark.model
+@pytest.mark.checkpoint
 def test_perplexity_and_sizes_on_the_real_model():
     """On 4,096 tokens: int8 within 2%, int4 within 45%; leaves at most 0.30 and 0.20 of float."""
     stages = Stages(Console(quiet=True))
@@ -112,7 +112,7 @@ def test_perplexity_and_sizes_on_the_real_model():
     assert int4["int4"]["ratio"] <= 0.20
 
 
-@pytest.mark.model
+@pytest.mark.checkpoint
 def test_the_real_encoder_keeps_its_rank_and_directions():
     """MRR within 1% (int8) and 3% (int4) of float, mean cosine at least 0.999 and 0.95."""
     result = retrieval.run(None, Stages(Console(quiet=True)))

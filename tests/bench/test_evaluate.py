@@ -80,7 +80,7 @@ def test_dictionary_drops_what_gives_itself_away(tmp_path):
     assert gloss["ice cream"] == "a frozen dessert made of milk and sugar"
 
 
-@pytest.mark.model
+@pytest.mark.checkpoint
 def test_the_real_model_reads_ruth_and_its_permutation_reads_the_same():
     model = smollm.load(fetch.fetch(fetch.SMOLLM2))
     bible = texts.verses(fetch.fetch(fetch.KJV))
@@ -95,7 +95,7 @@ def test_the_real_model_reads_ruth_and_its_permutation_reads_the_same():
     )
 
 
-@pytest.mark.model
+@pytest.mark.checkpoint
 def test_the_real_encoder_finds_words_by_definitions():
     model = minilm.load(fetch.fetch(fetch.MINILM))
     entries = read_dictionary(fetch.fetch_wordnet())

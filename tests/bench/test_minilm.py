@@ -104,7 +104,7 @@ def test_embedding_in_batches_is_embedding_at_once():
     assert len(ticks) == 2
 
 
-@pytest.mark.model
+@pytest.mark.checkpoint
 def test_the_real_encoder_knows_that_a_guitar_is_an_instrument():
     model = minilm.load(fetch.fetch(fetch.MINILM))
     sentences = ["A man is playing a guitar.", "Someone plays an instrument."]

@@ -157,7 +157,7 @@ def test_load_reads_sizes_weights_and_tokenizer(tmp_path):
     assert model.tokenizer.decode([5, 6, 7]) == "ab 1"
 
 
-@pytest.mark.model
+@pytest.mark.checkpoint
 def test_the_real_model_knows_the_capital_of_france():
     model = smollm.load(fetch.fetch(fetch.SMOLLM2))
     ids = model.tokenizer.encode("The capital of France is").ids

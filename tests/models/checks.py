@@ -1,0 +1,212 @@
+"""What must hold of every model that was written by others: one class of tests, a list of models.
+
+A test file has a function for each network that makes a `Model`, and a subclass of `ModelTests` that
+is parametrized with these functions: ``parametrize("model", MODELS, indirect=True)``.
+"""
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+import qpass
+
+CONTRACTIONS = frozenset({"dot_general", "ragged_dot", "ragged_dot_general"}) | {
+    "conv_general_dilated",
+    "scaled_dot_general",
+}
+# For every test file here. How a package calls jax and flax is its own affair.
+MARKS = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+INT8 = (qpass.Rule(weight="int8", act="int8"),)
+BOUND = 0.03
+
+# What rows of the plan say where a product stays float.
+OF_ACTIVATIONS = "product of two activations: only a rule with role='activations' takes it"
+RAGGED = "no quantized form of ragged_dot_general"
+CONVOLUTION = "no quantized form of conv_general_dilated"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its package's own random weights, called as its user calls it.
+
+    Attributes:
+        package: distribution that it is from, with the version that is installed.
+        name: what the network is.
+        fn: takes the parameters, then the inputs; returns the logits.
+        params: the parameters, float.
+        inputs: the other arguments.
+        weights: paths of all leaves that must be quantized, as the network's user knows them.
+        left: how many products must stay float, by reason.
+    """
+
+    package: str
+    name: str
+    fn: Callable[..., jax.Array]
+    params: Any
+    inputs: tuple[Any, ...]
+    weights: frozenset[str]
+    left: Mapping[str, int]
+
+    @property
+    def version(self) -> str:
+        """The package's version."""
+        return importlib.metadata.version(self.package)
+
+    @cached_property
+    def quantized(self) -> qpass.Transformed:
+        """The network with int8 weights and activations wherever there is a weight."""
+        return qpass.transform(self.fn, INT8)
+
+    @cached_property
+    def plan(self) -> qpass.Plan:
+        """The plan of one call."""
+        return self.quantized.plan(self.params, *self.inputs)
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """The float result."""
+        return np.asarray(jax.jit(self.fn)(self.params, *self.inputs), np.float32)
+
+    @cached_property
+    def int8_logits(self) -> np.ndarray:
+        """The result on weights that are quantized in the same call."""
+        return np.asarray(jax.jit(self.quantized)(self.params, *self.inputs))
+
+    @cached_property
+    def error(self) -> float:
+        """Norm of the difference that int8 makes, relative to the norm of the float result."""
+        return relative(self.int8_logits.astype(np.float32), self.logits)
+
+    def summary(self) -> dict[str, Any]:
+        """The model's line on the page of models."""
+        rows = self.plan.rows
+        return {
+            "package": f"{self.package} {self.version}",
+            "model": self.name,
+            "found": len(rows),
+            "quantized": sum(row.quantized for row in rows),
+            "left": dict(Counter(row.reason for row in rows if not row.quantized)),
+            "error": self.error,
+        }
+
+
+def relative(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Norm of the difference over the norm of what was wanted."""
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def contractions(jaxpr: Jaxpr) -> Iterator[tuple[str, str, str, str]]:
+    """Primitive and types of every contraction in a jaxpr and all jaxprs in it.
+
+    It knows no primitive by name but the contractions: a walk that shares nothing with qpass's.
+    """
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in CONTRACTIONS:
+            lhs, rhs, *_ = (v.aval.str_short(short_dtypes=True) for v in eqn.invars)
+            yield eqn.primitive.name, lhs, rhs, eqn.outvars[0].aval.str_short(short_dtypes=True)
+        for inner in _jaxprs(list(eqn.params.values())):
+            yield from contractions(inner)
+
+
+def _jaxprs(value: Any) -> Iterator[Jaxpr]:
+    if isinstance(value, ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _jaxprs(item)
+    elif isinstance(value, dict):
+        yield from _jaxprs(list(value.values()))
+
+
+class ModelTests:
+    """What must hold of each `Model`, for subclasses."""
+
+    def test_every_contraction_is_in_the_plan_once(self, model: Model) -> None:
+        jaxpr = jax.make_jaxpr(model.fn)(model.params, *model.inputs)
+        wanted = Counter(contractions(jaxpr.jaxpr))
+        assert wanted.total() > 0
+        assert Counter((row.op, row.lhs, row.rhs, row.out) for row in model.plan.rows) == wanted
+        assert len({row.id for row in model.plan.rows}) == wanted.total()
+
+    def test_nothing_is_skipped_in_silence(self, model: Model) -> None:
+        rows = model.plan.rows
+        assert {row.weight for row in rows if row.quantized} == model.weights
+        assert all(row.scheme == "int8 x int8" for row in rows if row.quantized)
+        assert Counter(row.reason for row in rows if not row.quantized) == Counter(model.left)
+
+    def test_int8_logits_are_near_float(self, model: Model, models_page: Callable) -> None:
+        wanted = jax.eval_shape(model.fn, model.params, *model.inputs)
+        assert (model.int8_logits.shape, model.int8_logits.dtype) == (wanted.shape, wanted.dtype)
+        assert np.isfinite(model.logits).all()
+        models_page(model.summary())
+        assert 0 < model.error < BOUND
+
+    def test_stored_weights_give_the_same_bits(self, model: Model) -> None:
+        stored = model.quantized.quantize(model.params, *model.inputs)
+        assert model.weights == qtensor_paths(stored)
+        served = np.asarray(jax.jit(model.quantized)(stored, *model.inputs))
+        np.testing.assert_array_equal(served.view(np.uint8), model.int8_logits.view(np.uint8))
+
+    def test_gradients_are_finite(self, model: Model) -> None:
+        got = jax.jit(jax.grad(_loss(model.quantized), allow_int=True))(model.params, *model.inputs)
+        leaves = [np.asarray(g, np.float32) for g in jax.tree.leaves(got) if _is_float(g)]
+        assert leaves
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+        assert any(leaf.any() for leaf in leaves)
+
+
+def _loss(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Cross entropy against the first class."""
+
+    def loss(*args: Any) -> jax.Array:
+        logits = fn(*args).astype(jnp.float32)
+        return -jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+
+    return loss
+
+
+def _is_float(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def qtensor_paths(tree: Any) -> set[str]:
+    """Paths of the quantized leaves; that of an NNX variable ends with its own name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_qtensor)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        for path, leaf in leaves
+        if _is_qtensor(leaf)
+    }
+
+
+def _is_qtensor(value: Any) -> bool:
+    return isinstance(value, qpass.QTensor)
+
+
+def filled(params: Any, seed: int = 0) -> Any:
+    """The parameters with normal numbers, of variance 1 / inputs, in matrices that are all zero.
+
+    Some packages leave a layer's matrices zero until a checkpoint is loaded; zeros would let half
+    of the network's products pass unseen. Matrices are read as (inputs, outputs).
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim != 2 or leaf.any():
+            return leaf
+        values = rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[0])
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree.map(fill, params)
