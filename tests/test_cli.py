@@ -307,6 +307,31 @@ def test_bench_prints_and_writes_json(monkeypatch, tmp_path):
     assert json.loads(file.read_text()) == PRODUCTS
 
 
+def test_bench_transform_draws_writes_and_plots(monkeypatch, tmp_path):
+    from qpass_bench import transform
+
+    pytest.importorskip("matplotlib", reason="drawn with the extra `bench`")
+    costs = [
+        {
+            "program": "chain", "equations": n, "sites": n // 8, "trace_s": 0.1 * n,
+            "transform_s": 0.2 * n, "transform_s_range": [0.1, 0.3], "us_per_equation": 2e5,
+        }
+        for n in (1_000, 10_000)
+    ]  # fmt: skip
+    monkeypatch.setattr(transform, "run", lambda tick: costs)
+    file = tmp_path / "new" / "cost.svg"
+    result = qpass("bench", "transform", "--plot", str(file))
+    assert result.exit_code == 0
+    assert "10,000" in result.stdout
+    assert "<svg" in file.read_text()
+
+
+def test_bench_refuses_a_plot_of_products(tmp_path):
+    result = qpass("bench", "--plot", str(tmp_path / "plot.svg"))
+    assert result.exit_code == 2
+    assert "products has no plot" in result.stderr
+
+
 def test_the_command_as_a_process(tmp_path):
     """Streams and status of a real process, in a directory that is not on the path of Python."""
     (tmp_path / "mine.py").write_text(MODEL)

@@ -1,14 +1,18 @@
 """The commands, each a few calls: read the arguments, do it, show it."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qpass.cli import show, terminal
 from qpass.cli.target import load_rules, load_target
+from qpass.errors import QPassError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from qpass.plan import Plan
 
 app = typer.Typer(
@@ -89,7 +93,7 @@ def demo(
     traceback: Traceback = False,
 ) -> None:
     """Quantize a real language model; show what that costs and what it buys."""
-    with terminal.errors_as_one_line(traceback), terminal.demo_extra():
+    with terminal.errors_as_one_line(traceback), terminal.needs_extra("demo"):
         from qpass_bench import demo, options
 
         asked = options.Options(out=out, encoder=minilm)
@@ -98,23 +102,55 @@ def demo(
             print(terminal.to_json(result))
 
 
+class Suite(StrEnum):
+    """What `qpass bench` measures."""
+
+    products = "products"
+    transform = "transform"
+
+
 @app.command()
 def bench(
+    suite: Annotated[
+        Suite, typer.Argument(help="products: speed against float32. transform: cost of rewriting.")
+    ] = Suite.products,
     json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="transform only: draw it to this .svg, .png or .pdf.")
+    ] = None,
     traceback: Traceback = False,
 ) -> None:
-    """Time quantized products in the shapes of real models against float32."""
-    with terminal.errors_as_one_line(traceback), terminal.demo_extra():
-        from qpass_bench import products
-
-        with show.progress_bar("timing", len(products.CASES), terminal.progress()) as tick:
-            rows = products.run(tick=tick)
+    """Time quantized products of real models, or what it costs to transform a program."""
+    with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
+        if plot and suite is not Suite.transform:
+            raise QPassError(f"--plot draws `qpass bench transform`; {suite} has no plot.")
+        rows, table = _bench_products() if suite is Suite.products else _bench_transform(plot)
         terminal.write(out, lambda: terminal.to_json(rows))
         if json:
             print(terminal.to_json(rows))
         else:
-            terminal.results().print(show.products_table(rows))
+            terminal.results().print(table)
+
+
+def _bench_products() -> "tuple[list[dict[str, Any]], Table]":
+    from qpass_bench import products
+
+    with show.progress_bar("timing", len(products.CASES), terminal.progress()) as tick:
+        rows = products.run(tick=tick)
+    return rows, show.products_table(rows)
+
+
+def _bench_transform(plot: Path | None) -> "tuple[list[dict[str, Any]], Table]":
+    from qpass_bench import transform
+
+    total = len(transform.PROGRAMS) * len(transform.SIZES)
+    with show.progress_bar("transforming", total, terminal.progress()) as tick:
+        rows = transform.run(tick=tick)
+    if plot:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        transform.plot(rows, plot)
+    return rows, show.transform_table(rows)
 
 
 def _show_version(asked: bool) -> None:

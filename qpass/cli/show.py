@@ -48,3 +48,28 @@ def _product(row: Mapping[str, Any]) -> tuple[str, ...]:
     layer, m, k, n = _shape(row)
     timing = f"{row['ms']:.3g} ms", f"{row['ratio']:.2f}×"
     return layer, f"{m} × {k} × {n}", row["variant"], row["kernel"], *timing
+
+
+def transform_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Seconds of transforming, as `qpass_bench.transform.run` returns them."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("Program")
+    for name in ("Equations", "Sites", "Trace", "Transform", "Fastest to slowest", "Per equation"):
+        table.add_column(name, justify="right")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        last = following is None or row["program"] != following["program"]
+        table.add_row(*_transform(row), end_section=last)
+    return table
+
+
+def _transform(row: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = row["transform_s_range"]
+    return (
+        row["program"],
+        f"{row['equations']:,}",
+        f"{row['sites']:,}",
+        f"{row['trace_s']:.3f} s",
+        f"{row['transform_s']:.3f} s",
+        f"{low:.3f} to {high:.3f} s",
+        f"{row['us_per_equation']:,.0f} µs",
+    )

@@ -49,8 +49,8 @@ def foreign_code() -> Iterator[None]:
 
 
 @contextmanager
-def demo_extra() -> Iterator[None]:
-    """Run code of the benchmarks, whose dependencies a plain installation lacks.
+def needs_extra(name: str) -> Iterator[None]:
+    """Run code of the benchmarks, whose dependencies come with an extra of the package.
 
     Raises:
         QPassError: a module is missing; says how to get it.
@@ -59,7 +59,7 @@ def demo_extra() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise QPassError(
-            f"Install what this command needs: pip install 'qpass-jax[demo]' ({error})."
+            f"Install what this command needs: pip install 'qpass-jax[{name}]' ({error})."
         ) from error
 
 
