@@ -14,6 +14,10 @@ class UnknownTypeError(QPassError, ValueError):
     """A quantized type was named that does not exist."""
 
 
+class UnknownDialectError(QPassError, ValueError):
+    """A dialect of the formulas was named that does not exist."""
+
+
 class CorruptTensorError(QPassError, ValueError):
     """The arrays of a quantized tensor contradict its metadata."""
 

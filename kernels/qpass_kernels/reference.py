@@ -7,8 +7,8 @@ from jax import lax
 
 from qpass_kernels.kernel import Kernel, Product, dtype
 
-# 127 * 127 * K stays below 2**31 up to here; a longer group is added up in float32 instead.
-INT32_SAFE_K = (2**31 - 1) // (127 * 127)
+# 128 * 128 * K stays below 2**31 up to here; a longer group is added up in float32 instead.
+INT32_SAFE_K = (2**31 - 1) // (128 * 128)
 
 
 def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:

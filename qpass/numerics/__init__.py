@@ -1,5 +1,10 @@
 """The wing that knows numbers and no programs: types, granularities, formulas, QTensor."""
 
+from qpass.numerics.dialects import DIALECTS as DIALECTS
+from qpass.numerics.dialects import QPASS as QPASS
+from qpass.numerics.dialects import QWIX as QWIX
+from qpass.numerics.dialects import Dialect as Dialect
+from qpass.numerics.dialects import as_dialect as as_dialect
 from qpass.numerics.export import register_serialization
 from qpass.numerics.qtensor import QTensor as QTensor
 from qpass.numerics.qtypes import QTYPES as QTYPES

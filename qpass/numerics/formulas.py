@@ -12,37 +12,50 @@ along that axis share a scale. Along an axis of n elements a scale has `count_bl
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import count_blocks
+from qpass.numerics.dialects import QPASS, Dialect
 from qpass.numerics.qtypes import QType
 
 
-def scales(x: jax.Array, blocks: tuple[int, ...], qtype: QType) -> jax.Array:
-    """The symmetric scale of every block: its largest finite magnitude is mapped to `qmax`.
+def scales(
+    x: jax.Array, blocks: tuple[int, ...], qtype: QType, dialect: Dialect = QPASS
+) -> jax.Array:
+    """The symmetric scale of every block: its largest finite magnitude is mapped to the bound.
 
-    `absmax * f32(1 / qmax)`, at least the smallest normal f32; a block of zeros, or without any
-    finite value, has scale 1.
+    `absmax * f32(1 / bound)`. In the dialect `qpass` the bound is `qmax`, a scale is at least the
+    smallest normal f32, and a block of zeros, or without any finite value, has scale 1.
 
     Args:
         x: array of any float dtype.
         blocks: one block size for each axis.
         qtype: the type of the codes.
+        dialect: bound, least scales, and what they are rounded to.
 
     Returns:
         float32 array of the rank of x, `count_blocks` elements along each axis.
     """
     magnitude = jnp.abs(_as_f32(x))
     amax = _block_max(jnp.where(magnitude < jnp.inf, magnitude, 0), blocks)
-    scale = amax * np.float32(1 / qtype.qmax)
-    return jnp.where(amax == 0, 1, jnp.maximum(scale, np.finfo(np.float32).tiny))
+    kept = dialect.precision(x.dtype)
+    scale = _rounded(amax * _inverse(np.float32(dialect.bound(qtype)), kept), kept)
+    return dialect.guard(amax, scale, kept)
 
 
-def encode(x: jax.Array, scale: jax.Array, blocks: tuple[int, ...], qtype: QType) -> jax.Array:
-    """The codes of x: `clip(rint(f32(x) * (1 / scale)), qmin, qmax)`, ties to even.
+def encode(
+    x: jax.Array,
+    scale: jax.Array,
+    blocks: tuple[int, ...],
+    qtype: QType,
+    dialect: Dialect = QPASS,
+) -> jax.Array:
+    """The codes of x: `clip(rint(f32(x) * (1 / scale)), least, greatest)`, ties to even.
 
     The reciprocal is taken of the small array of scales and then multiplied, never `x / scale` on a
     broadcast scale: XLA rewrites that division depending on the context. That codes computed inside
@@ -56,14 +69,20 @@ def encode(x: jax.Array, scale: jax.Array, blocks: tuple[int, ...], qtype: QType
         scale: float32, as from `scales`.
         blocks: one block size for each axis.
         qtype: the type of the codes.
+        dialect: the range of codes, and what quotients are rounded to before.
 
     Returns:
         array of the shape of x and the dtype of `qtype`.
     """
-    y = _as_f32(x) * expand(1 / scale, x.shape, blocks)
+    kept = dialect.precision(x.dtype)
+    if dialect.divides and scale.shape == x.shape:
+        y = _as_f32(x) / scale
+    else:
+        y = _as_f32(x) * expand(_inverse(scale, kept), x.shape, blocks)
+    y = _rounded(y, kept)
     if qtype.kind == "int":
         y = jnp.rint(jnp.where(jnp.isnan(y), 0, y))
-    return jnp.clip(y, qtype.qmin, qtype.qmax).astype(qtype.dtype)
+    return jnp.clip(y, *dialect.limits(qtype)).astype(qtype.dtype)
 
 
 def decode(
@@ -110,11 +129,21 @@ def _as_f32(x: jax.Array) -> jax.Array:
     rounding changes nothing in a value that has it already.
     """
     if x.dtype == jnp.bfloat16:
-        return lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)
-    if x.dtype.itemsize < 4:
-        # `reduce_precision` would flush the subnormals of f16, which are ordinary numbers here.
-        x = lax.optimization_barrier(x)
-    return x.astype(jnp.float32)
+        return _rounded(x.astype(jnp.float32), x.dtype)
+    # `reduce_precision` would flush the subnormals of f16, which are ordinary numbers here.
+    return (lax.optimization_barrier(x) if x.dtype.itemsize < 4 else x).astype(jnp.float32)
+
+
+def _rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
+    """A float32 array rounded to a float dtype, still in float32; the same array for float32."""
+    if dtype == jnp.bfloat16:
+        return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
+    return _as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
+
+
+def _inverse(y: Any, dtype: np.dtype) -> Any:
+    """`1 / y` as XLA has it for arrays of that dtype: f16 is computed in f16, bf16 in float32."""
+    return _rounded(jnp.asarray(1 / y), dtype) if dtype == jnp.float16 else 1 / y
 
 
 def _block_max(x: jax.Array, blocks: tuple[int, ...]) -> jax.Array:

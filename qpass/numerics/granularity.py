@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qpass.errors import RuleError
+from qpass.numerics.dialects import QPASS, Dialect, as_dialect
 
 if TYPE_CHECKING:
     from qpass.numerics.qtypes import QType
@@ -52,10 +53,23 @@ type Granularity = PerTensor | PerChannel | PerGroup
 
 @dataclass(frozen=True)
 class Quantizer:
-    """What a tensor is quantized to: a numeric type and the granularity of its scales."""
+    """What a tensor is quantized to: a numeric type, the granularity of its scales, a dialect.
+
+    `dialect` None: that of the transformation, `qpass` where it names none.
+    """
 
     qtype: QType
     granularity: Granularity = PerChannel()
+    dialect: Dialect | None = None
+
+    def in_dialect(self, dialect: str | Dialect) -> Quantizer:
+        """This quantizer in a dialect, given by name or as a value.
+
+        Raises:
+            UnknownDialectError: no dialect has that name.
+        """
+        return replace(self, dialect=as_dialect(dialect))
 
     def __str__(self) -> str:
-        return f"{self.qtype.name} {self.granularity}".strip()
+        shown = "" if self.dialect in (None, QPASS) else str(self.dialect)
+        return " ".join(filter(None, (self.qtype.name, str(self.granularity), shown)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass.errors import UnknownTypeError
+from qpass.numerics.dialects import Dialect
 from qpass.numerics.granularity import PerChannel, PerGroup, PerTensor, Quantizer
 from qpass.suggest import did_you_mean
 
@@ -46,6 +47,14 @@ class QType:
     def per_tensor(self) -> Quantizer:
         """This type with one scale for the whole tensor."""
         return Quantizer(self, PerTensor())
+
+    def in_dialect(self, dialect: str | Dialect) -> Quantizer:
+        """This type per channel, in a dialect given by name or as a value.
+
+        Raises:
+            UnknownDialectError: no dialect has that name.
+        """
+        return self.per_channel().in_dialect(dialect)
 
     @property
     def bits(self) -> int:

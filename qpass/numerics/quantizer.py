@@ -8,6 +8,7 @@ from jax import lax
 
 from qpass.errors import QuantizeError
 from qpass.numerics.axes import trim_order
+from qpass.numerics.dialects import QPASS
 from qpass.numerics.formulas import count_nonfinite, cut_axes, decode, encode, scales
 from qpass.numerics.granularity import Granularity, PerGroup, PerTensor, Quantizer
 from qpass.numerics.qtensor import QTensor
@@ -54,7 +55,7 @@ def quantize(
 
     Args:
         x: array of any float dtype and shape.
-        quantizer: the numeric type and the granularity.
+        quantizer: the numeric type, the granularity and the dialect.
         contract: the axes of x that the contraction reduces, innermost last.
         separate: axes that always have a scale per index.
         pack: store codes with the contracted axes last (and the separate ones first), as kernels
@@ -72,9 +73,10 @@ def quantize(
     order = _packed_order(x.ndim, contract, separate) if pack else tuple(range(x.ndim))
     x = lax.transpose(lax.stop_gradient(x), order)
     physical = tuple(blocks[axis] for axis in order)
-    scale = scales(x, physical, quantizer.qtype)
+    dialect = quantizer.dialect or QPASS
+    scale = scales(x, physical, quantizer.qtype, dialect)
     return QTensor(
-        codes=encode(x, scale, physical, quantizer.qtype),
+        codes=encode(x, scale, physical, quantizer.qtype, dialect),
         scale=scale,
         latent=None,
         qtype=quantizer.qtype,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qpass.errors import RuleError
+from qpass.numerics.dialects import DIALECTS
 from qpass.numerics.granularity import (
     Granularity,
     PerChannel,
@@ -14,6 +15,7 @@ from qpass.numerics.granularity import (
     Quantizer,
 )
 from qpass.numerics.qtypes import QTYPES, QType, find_qtype
+from qpass.suggest import did_you_mean
 
 __all__ = [
     "Granularity",
@@ -24,6 +26,8 @@ __all__ = [
     "Scheme",
     "as_quantizer",
 ]
+
+_DIALECTS = tuple(dialect.name for dialect in DIALECTS)
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,12 @@ def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYP
     """The quantizer meant by a user: `"int8"`, a type, or a quantizer, which returns as it is.
 
     A bare name or type means per channel. The printed forms `"int4 g32"` and `"int8 tensor"` are
-    read too.
+    read too, and with a dialect "int8 qwix" and "int4 g32 qwix".
 
     Raises:
         UnknownTypeError: a name that no type has.
-        RuleError: a text after the name that means no granularity, or a value of another kind.
+        RuleError: a text after the name that means no granularity or dialect, or a value of another
+            kind.
     """
     if isinstance(what, Quantizer):
         return what
@@ -69,18 +74,22 @@ def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYP
 
 
 def _parse(text: str, qtypes: tuple[QType, ...]) -> Quantizer:
-    name, _, rest = text.partition(" ")
-    qtype = find_qtype(name, qtypes)
-    return Quantizer(qtype, _granularity(rest, text) if rest else PerChannel())
+    name, *words = text.split(" ")
+    quantizer = Quantizer(find_qtype(name, qtypes))
+    if words and words[-1] in _DIALECTS:
+        quantizer = quantizer.in_dialect(words.pop())
+    if words and (granularity := _granularity(words[0])):
+        quantizer, words = replace(quantizer, granularity=granularity), words[1:]
+    if words:
+        meant = did_you_mean(words[-1], ("tensor", *_DIALECTS))
+        raise RuleError(
+            "Write a quantizer as 'int8', 'int8 tensor' or 'int4 g32', and a dialect last, as "
+            f"'int4 g32 qwix'; got {text!r}: {meant}"
+        )
+    return quantizer
 
 
-def _granularity(word: str, text: str) -> Granularity:
-    if word == "tensor":
-        return PerTensor()
+def _granularity(word: str) -> Granularity | None:
     if match := re.fullmatch(r"g(\d+)", word):
         return PerGroup(int(match[1]))
-    raise _malformed(text)
-
-
-def _malformed(text: str) -> RuleError:
-    return RuleError(f"Write a quantizer as 'int8', 'int8 tensor' or 'int4 g32'; got {text!r}.")
+    return PerTensor() if word == "tensor" else None

@@ -6,7 +6,7 @@ for the gradients are ordinary ``dot_general`` on the values that the forward us
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -207,7 +207,7 @@ def _act_quantizer(act: Quantizer, lhs: jax.Array, group: int) -> Quantizer:
     The weight's groups may be smaller than asked: they end at its innermost contracted axis.
     """
     both = isinstance(act.granularity, PerGroup) and group < lhs.shape[2]
-    return act.qtype.grouped(group) if both else act
+    return replace(act, granularity=PerGroup(group)) if both else act
 
 
 def _canonical_float(x: jax.Array, layout: Layout, sizes: tuple[int, ...]) -> jax.Array:
