@@ -13,7 +13,7 @@ from qpass.graph.trail import Trails
 from qpass.numerics import QTensor
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
-from qpass.ops.weights import encode_weight
+from qpass.ops.weights import encode_weight, stored_nbytes
 from qpass.views import Row
 from qpass_kernels import Selection, select
 
@@ -136,10 +136,7 @@ def _leaf_bytes(plan: Plan) -> dict[int, tuple[int, int]]:
 
 def _stored_bytes(plan: Plan, leaf: int, aval: Any) -> int | None:
     storage = plan.storage.get(leaf)
-    if storage is None:
-        return None
-    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-    return jax.eval_shape(lambda x: encode_weight(x, storage), x).nbytes
+    return None if storage is None else stored_nbytes(aval, storage)
 
 
 def _notes_by_leaf(plan: Plan) -> dict:

@@ -202,7 +202,7 @@ class TestWeightsByDataflow:
         with pytest.warns(UserWarning, match="rule 0"):
             (decision,) = q.plan(*helper_arguments()).decisions
         assert decision.action is None
-        assert "derived from a, b" in decision.notes[0]
+        assert "computes a new value from a and b" in decision.notes[0]
 
     def test_weight_only_on_a_transposed_weight_is_the_same_eagerly_and_under_jit(self):
         case = CASES["transposed"]

@@ -38,6 +38,12 @@ def encode_weight(x: jax.Array, storage: Storage) -> QTensor:
     return quantize(x, storage.quantizer, storage.contract, storage.separate, pack=True)
 
 
+def stored_nbytes(aval: Any, storage: Storage) -> int:
+    """Bytes of codes and scales of a leaf of this shape and dtype."""
+    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    return jax.eval_shape(partial(encode_weight, storage=storage), x).nbytes
+
+
 def fake_quantize_weight(x: jax.Array, storage: Storage) -> QTensor:
     """Quantize a float leaf inside a program; gradients go to ``x`` unchanged.
 

@@ -2,31 +2,38 @@
 
 A leaf is stored when every read of it is a quantized product, a row look-up, or both, and all
 products agree on type and axes. Otherwise it stays float and its products quantize it on every
-call; each of them gets a note with the reason.
+call; each of them gets a note with the reason, and the plan a finding with the way out.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import jax
 
-from qpass.graph.dataflow import Use
+from qpass.graph.dataflow import Key, Use
 from qpass.graph.provenance import Origin, Step
 from qpass.numerics import PerChannel, QTensor
 from qpass.ops.layout import apply_layout
 from qpass.ops.weights import Storage, encode_weight
+from qpass.passes.unstored import (
+    ANY_AXIS,
+    NO_PART,
+    NOT_FOLLOWED,
+    Unstored,
+    findings,
+    kept_by_product,
+    note,
+    one_scale,
+    read_as_float,
+    two_wishes,
+)
 from qpass.plan import Decision, Plan
 
 # Steps that every per-channel QTensor follows whatever its sizes: no need to try them out.
 SAFE_STEPS = frozenset({"transpose", "squeeze", "convert_element_type", "copy", "name"})
 # Steps that move nothing; casts of varying axes cannot be tried out outside of their shard_map.
 UNMOVED = frozenset({"optimization_barrier", "pcast", "pvary", "reduced_vary_cast"})
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    reason: str
 
 
 def store(plan: Plan) -> Plan:
@@ -36,10 +43,13 @@ def store(plan: Plan) -> Plan:
         leaf = _leaf(decision)
         if leaf is not None:
             by_leaf.setdefault(leaf, []).append(decision)
-    verdicts = {leaf: _verdict(plan, leaf, group) for leaf, group in by_leaf.items()}
+    kept = {d.site.key: d for d in plan.decisions if d.action is None}
+    verdicts = {leaf: _verdict(plan, leaf, group, kept) for leaf, group in by_leaf.items()}
     storage = {leaf: v for leaf, v in verdicts.items() if isinstance(v, Storage)}
-    marked = replace(plan, storage=MappingProxyType(storage))
-    return marked.update(lambda decision: _mark(decision, verdicts))
+    refused = {leaf: v for leaf, v in verdicts.items() if isinstance(v, Unstored)}
+    found = (*plan.findings, *findings(plan, refused))
+    marked = replace(plan, storage=MappingProxyType(storage), findings=found)
+    return marked.update(lambda decision: _mark(plan, decision, refused))
 
 
 def _leaf(decision: Decision) -> int | None:
@@ -48,32 +58,32 @@ def _leaf(decision: Decision) -> int | None:
     return None if action is None or action.afresh else decision.site.leaf
 
 
-def _mark(decision: Decision, verdicts: dict[int, Storage | _Refusal]) -> Decision:
+def _mark(plan: Plan, decision: Decision, refused: dict[int, Unstored]) -> Decision:
     leaf = _leaf(decision)
     if leaf is None:
         return decision
-    verdict = verdicts[leaf]
-    if isinstance(verdict, Storage):
+    if leaf not in refused:
         return replace(decision, stored=True)
-    note = f"weight stays float and is quantized on every call: {verdict.reason}"
-    return replace(decision, notes=(*decision.notes, note))
+    return replace(decision, notes=(*decision.notes, note(plan, leaf, refused[leaf])))
 
 
-def _verdict(plan: Plan, leaf: int, decisions: Sequence[Decision]) -> Storage | _Refusal:
-    wanted: list[Storage] = []
+def _verdict(
+    plan: Plan, leaf: int, decisions: Sequence[Decision], kept: Mapping[Key, Decision]
+) -> Storage | Unstored:
+    first: Storage | None = None
     for decision in decisions:
-        one = _wanted(plan, leaf, decision)
-        if isinstance(one, _Refusal):
+        one = _wanted(plan, leaf, decision, first)
+        if isinstance(one, Unstored):
             return one
-        wanted.append(one)
-        if one != wanted[0]:
-            here, there = decisions[0].site.id, decision.site.id
-            return _Refusal(f"{here} wants {wanted[0]}, {there} wants {one}")
-    return _other_use(plan, leaf, decisions, wanted[0]) or wanted[0]
+        first = first or one
+        if one != first:
+            return two_wishes((decisions[0].site.id, first), (decision.site.id, one))
+    assert first is not None  # of every leaf that a product reads
+    return _other_use(plan, leaf, decisions, first, kept) or first
 
 
-def _wanted(plan: Plan, leaf: int, decision: Decision) -> Storage | _Refusal:
-    """The storage that suits one site."""
+def _wanted(plan: Plan, leaf: int, decision: Decision, first: Storage | None) -> Storage | Unstored:
+    """The storage that suits one site; ``first``, where that does too."""
     site, action = decision.site, decision.quantized
     origin = site.flows[action.weight]
     assert isinstance(origin, Origin)  # as of every operand that has a leaf
@@ -84,27 +94,43 @@ def _wanted(plan: Plan, leaf: int, decision: Decision) -> Storage | _Refusal:
     free = frozenset().union(
         *(axes for d, axes in enumerate(origin.axes) if d not in contracted_dims)
     )
-    if contract & free:
-        return _Refusal(f"{site.id} contracts only a part of axis {min(contract & free)}")
+    if contract & free and not one_scale(action.quantizer):
+        why = f"{site.id} contracts only a part of axis {min(contract & free)}"
+        return Unstored(why, NO_PART.format(type=action.quantizer.qtype.name))
     if not all(parts):
-        return _Refusal(f"{site.id} contracts an axis that the weight was broadcast along")
+        return Unstored(
+            f"{site.id} contracts an axis that the weight was broadcast along", ANY_AXIS
+        )
     separate = tuple(sorted(set(range(ndim)) - contract - free))
     storage = Storage(action.quantizer, tuple(sorted(contract)), separate)
+    if first is not None and _same_scales(first, storage):
+        storage = first
     lost = _lost_on_the_way(plan, leaf, origin, storage)
-    return _Refusal(f"its scales cannot follow the {lost} before {site.id}") if lost else storage
+    why = f"its scales cannot follow the {lost} before {site.id}"
+    return Unstored(why, NOT_FOLLOWED, storage) if lost else storage
+
+
+def _same_scales(first: Storage, other: Storage) -> bool:
+    """Whether two storages differ at most in the order of codes in memory."""
+    same = (first.quantizer, first.separate) == (other.quantizer, other.separate)
+    return same and one_scale(first.quantizer)
 
 
 def _other_use(
-    plan: Plan, leaf: int, decisions: Sequence[Decision], storage: Storage
-) -> _Refusal | None:
+    plan: Plan,
+    leaf: int,
+    decisions: Sequence[Decision],
+    storage: Storage,
+    kept: Mapping[Key, Decision],
+) -> Unstored | None:
     """A read of the leaf that needs its float value."""
     products = {d.site.key for d in decisions}
     for use in plan.dataflow.uses.get(leaf, ()):
         if use.key in products:
             continue
         if use.op != "gather" or _gather_lost(plan, leaf, use, storage):
-            where = f" at {use.source}" if use.source else ""
-            return _Refusal(f"it is also read by {use.op}{where}")
+            reader = kept.get(use.key) if use.key is not None else None
+            return kept_by_product(reader, storage) if reader else read_as_float(use, storage)
     return None
 
 
