@@ -161,18 +161,31 @@ def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int
         outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
         return _carries(rw, [outs[k] for k in moving], frame, index), taps
 
-    def cond(loop):
-        values = [*cond_consts, *_merge(fixed, loop[0])]
+    def ask(state):
+        values = [*cond_consts, *_merge(fixed, state)]
         return rw.run(params["cond_jaxpr"], values, frame.enter(index, "cond"))[0][0]
+
+    mapped = params["cond_jaxpr"].outvars[0].aval.ndim > 0
+
+    def more(loop):
+        return jnp.any(ask(loop[0])) if mapped else ask(loop[0])
 
     def step(loop):
         state, taps = run_body(loop[0])
+        state = _where(ask(loop[0]), state, loop[0]) if mapped else state
         return state, jax.tree.map(jnp.add, loop[1], taps)
 
     state = list(moving.values())
     zeros = _zeros(jax.eval_shape(run_body, state)[1]) if rw.tap else {}
-    state, taps = lax.while_loop(cond, step, (state, zeros))
+    state, taps = lax.while_loop(more, step, (state, zeros))
     return _merge(fixed, state), taps
+
+
+def _where(going: jax.Array, new: list, old: list) -> list:
+    """A loop under `jax.vmap` asks each example whether it goes on; the others stay as they are."""
+    axes = range(going.ndim)
+    masks = [lax.broadcast_in_dim(going, value.shape, axes) for value in old]
+    return [lax.select(*values) for values in zip(masks, new, old, strict=True)]
 
 
 def _zeros(shapes: Any) -> Any:

@@ -199,3 +199,19 @@ def test_checkpointed_and_unrolled_loops_give_the_same():
         return f
 
     check(model, {"w": P["w"]}, X)
+
+
+def test_a_mapped_while_in_which_each_example_stops_when_it_is_done():
+    """Its predicate is an array, which `jax.lax.while_loop` would not take."""
+
+    def model(dot):
+        def one(p, row):
+            def more(c):
+                return (jnp.sum(c[0] * c[0]) > 0.3) & (c[1] < 6)
+
+            return lax.while_loop(more, lambda c: (0.6 * jnp.tanh(dot(c[0], p)), c[1] + 1), (row, 0))
+
+        return lambda p, x: jax.vmap(one, (None, 0))(p["v"], x[:, None])
+
+    q = check(model, {"v": P["v"]}, X, grad=False)
+    assert len(set(q({"v": P["v"]}, X)[1].tolist())) > 1
