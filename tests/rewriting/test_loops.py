@@ -209,7 +209,10 @@ def test_a_mapped_while_in_which_each_example_stops_when_it_is_done():
             def more(c):
                 return (jnp.sum(c[0] * c[0]) > 0.3) & (c[1] < 6)
 
-            return lax.while_loop(more, lambda c: (0.6 * jnp.tanh(dot(c[0], p)), c[1] + 1), (row, 0))
+            def body(c):
+                return (0.6 * jnp.tanh(dot(c[0], p)), c[1] + 1)
+
+            return lax.while_loop(more, body, (row, 0))
 
         return lambda p, x: jax.vmap(one, (None, 0))(p["v"], x[:, None])
 
