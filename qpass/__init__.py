@@ -9,7 +9,6 @@
 (2, 4)
 """
 
-from qpass.api import Transformed as Transformed
 from qpass.api import jit as jit
 from qpass.api import transform as transform
 from qpass.compare import Comparison as Comparison
@@ -19,7 +18,10 @@ from qpass.errors import PlanError as PlanError
 from qpass.errors import QPassError as QPassError
 from qpass.errors import QuantizeError as QuantizeError
 from qpass.errors import RuleError as RuleError
+from qpass.errors import UnknownDialectError as UnknownDialectError
 from qpass.errors import UnknownTypeError as UnknownTypeError
+from qpass.modules import TransformedModule as TransformedModule
+from qpass.numerics import Dialect as Dialect
 from qpass.numerics import QTensor as QTensor
 from qpass.numerics import QType as QType
 from qpass.numerics import Quantizer as Quantizer
@@ -32,5 +34,6 @@ from qpass.plan import Decision as Decision
 from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes
 from qpass.rules import Rule as Rule
+from qpass.transformed import Transformed as Transformed
 
 __version__ = "0.1.0"

@@ -1,233 +1,19 @@
-"""`transform` and `jit`: the whole pipeline as straight-line calls."""
+"""`transform` and `jit`: what qpass does, to functions and to model objects."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-from jax.core import Tracer, eval_jaxpr
-from jax.sharding import NamedSharding, PartitionSpec
-
-from qpass.compare import Comparison, compare
 from qpass.errors import CallError
-from qpass.graph.program import Call, Program, split_call, trace
-from qpass.graph.rebuild import REBUILD
-from qpass.graph.rewrite import Frame, Rewriter
-from qpass.graph.sites import find_sites
-from qpass.graph.walk import analyse
-from qpass.numerics import QTensor
-from qpass.ops.operations import QTensorOperations
-from qpass.ops.weights import enter_program
+from qpass.integrations.called import CalledModule
+from qpass.jitted import Jitted
+from qpass.modules import refuse, transform_callable
+from qpass.numerics import QPASS, Dialect, as_dialect
 from qpass.passes import PASSES
-from qpass.plan import Decision, Plan, known_platform
-from qpass.quantize import check_leaf, check_tensors, explain_shapes, quantize_tree
 from qpass.rules import Rule
 from qpass.rules.matching import as_rules
+from qpass.transformed import Options, Params, Pass
 from qpass_kernels import KERNELS, Kernel
-
-Params = int | str | Callable[[str], bool] | None
-Pass = Callable[[Plan], Plan]
-CACHE_LIMIT = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """A rewritten program, ready to evaluate: ``jaxpr`` takes the flat arrays of a call."""
-
-    jaxpr: Any
-    out_tree: Any
-    plan: Plan
-
-
-@dataclass(frozen=True, eq=False)
-class Options:
-    """What `transform` was given beside the function."""
-
-    rules: tuple[Rule, ...]
-    params: Params
-    kernels: tuple[Kernel, ...]
-    passes: tuple[Pass, ...]
-    strict: bool
-
-
-def make_plan(program: Program, options: Options, platform: str) -> Plan:
-    """Program → dataflow → sites → plan → passes."""
-    dataflow = analyse(program)
-    sites = find_sites(program, dataflow)
-    plan = Plan(
-        program=program,
-        dataflow=dataflow,
-        rules=options.rules,
-        decisions=tuple(Decision(site) for site in sites),
-        kernels=options.kernels,
-        platform=platform,
-        strict=options.strict,
-    )
-    for apply in options.passes:
-        plan = apply(plan)
-    return plan
-
-
-def rewrite(plan: Plan, call: Call) -> Compiled:
-    """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``."""
-    program = plan.program
-    operations = QTensorOperations(plan.kernels)
-    rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD)
-    flat, tree = jax.tree.flatten(list(call.values))
-
-    def rewritten(*arrays):
-        values = jax.tree.unflatten(tree, arrays)
-        inputs = enter_program(values, plan.storage)
-        results, _ = rewriter.run(program.jaxpr, inputs, Frame())
-        return [operations.unwrap(value) for value in results]
-
-    jaxpr = jax.make_jaxpr(rewritten)(*flat)
-    notes = tuple(dict.fromkeys(rewriter.notes))
-    return Compiled(jaxpr, program.out_tree, replace(plan, rewritten_notes=notes))
-
-
-@dataclass(eq=False)
-class Transformed:
-    """A function with its contractions quantized by rules. Call it like the function itself.
-
-    Made by `transform`. Float parameters are quantized on the fly, differentiably (the forward
-    pass of quantization-aware training); parameters from `quantize` are used as stored. Both
-    give the same bits under `jax.jit`.
-    """
-
-    fn: Callable
-    options: Options
-    _plans: dict[Any, Plan] = field(default_factory=dict, repr=False)
-    _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        # Only name and docstring: attributes of a callable object (another Transformed, too)
-        # would overwrite those of this one.
-        functools.update_wrapper(self, self.fn, updated=())
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function with its quantized products; same signature and results."""
-        call = self._split(args, kwargs)
-        compiled = self._compile(call)
-        flat = jax.tree.leaves(list(call.values))
-        out = eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
-        return jax.tree.unflatten(compiled.out_tree, out)
-
-    def plan(self, *args: Any, platform: str | None = None, **kwargs: Any) -> Plan:
-        """The plan for these arguments (arrays, QTensors or `jax.ShapeDtypeStruct`).
-
-        Args:
-            *args: the function's arguments.
-            platform: ``cpu``, ``cuda`` or ``tpu`` to name kernels for; default: where JAX runs.
-            **kwargs: the function's keyword arguments.
-
-        Raises:
-            QPassError: the arguments or the rules do not fit the function.
-        """
-        plan = self._compile(self._split(args, kwargs)).plan
-        return replace(plan, platform=known_platform(platform or jax.default_backend()))
-
-    def quantize(self, *args: Any, donate: bool = False, **kwargs: Any) -> Any:
-        """The parameters with every stored weight as a QTensor; same tree, same shardings.
-
-        Works leaf by leaf, also on `jax.ShapeDtypeStruct` leaves and under `jax.eval_shape`.
-
-        Args:
-            *args: example arguments; the parameters among them are quantized, the rest is only
-                looked at for shapes.
-            donate: delete each float leaf once it is quantized, so that the peak is the model plus
-                one leaf.
-            **kwargs: keyword arguments of the function.
-
-        Raises:
-            QuantizeError: a weight holds NaN or infinities.
-            QPassError: the arguments or the rules do not fit the function.
-        """
-        call = self._split(args, kwargs)
-        return quantize_tree(self._plan(call), call, donate)
-
-    def compare(self, *args: Any, **kwargs: Any) -> Comparison:
-        """Error of every quantized site against float, for these arguments (float parameters).
-
-        See `qpass.compare.compare` for what is measured.
-        """
-        call = self._split(args, kwargs)
-        return compare(self._plan(call), call)
-
-    def _split(self, args: tuple, kwargs: dict) -> Call:
-        call = split_call(self.fn, args, kwargs, self.options.params, is_qtensor)
-        check_tensors(call)
-        return call
-
-    def _plan(self, call: Call) -> Plan:
-        avals = tuple(float_aval(value) for value in call.values)
-        key = Call(avals, call.leaves, call.statics, call.tree).key()
-        if key not in self._plans:
-            program = self._trace(call)
-            plan = make_plan(program, self.options, jax.default_backend())
-            return _remember(self._plans, key, plan, program.jaxpr.consts)
-        return self._plans[key]
-
-    def _trace(self, call: Call) -> Program:
-        try:
-            return trace(self.fn, call, float_aval)
-        except (TypeError, ValueError) as error:
-            text = explain_shapes(call, (plan.program.call for plan in self._plans.values()))
-            if text is None or isinstance(error, jax.errors.JAXTypeError):
-                raise
-            raise CallError(f"{text} The function itself says: {error}") from error
-
-    def _compile(self, call: Call) -> Compiled:
-        key = call.key()
-        if key not in self._compiled:
-            plan = self._plan(call)
-            for k, value in enumerate(call.values):
-                check_leaf(plan, k, value)
-            compiled = rewrite(plan, _abstract_call(call))
-            consts = (*compiled.jaxpr.consts, *plan.program.jaxpr.consts)
-            return _remember(self._compiled, key, compiled, consts)
-        return self._compiled[key]
-
-
-def _abstract_call(call: Call) -> Call:
-    """The call without its arrays, so that nothing kept in a cache holds on to them."""
-    values = jax.tree.map(_struct, list(call.values))
-    return replace(call, values=tuple(values))
-
-
-def _struct(value: Any) -> Any:
-    return value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
-
-
-def _remember(cache: dict, key: Any, value: Any, consts: Sequence[Any]) -> Any:
-    """Keep ``value`` unless it closes over tracers, which die with the trace around them."""
-    if not any(isinstance(const, Tracer) for const in consts):
-        for oldest in list(cache)[: max(0, len(cache) - CACHE_LIMIT + 1)]:
-            cache.pop(oldest, None)
-        cache[key] = value
-    return value
-
-
-def is_qtensor(value: Any) -> bool:
-    """Whether a value is a QTensor."""
-    return isinstance(value, QTensor)
-
-
-def float_aval(value: Any) -> Any:
-    """The abstract float array that a dynamic input stands for."""
-    if isinstance(value, QTensor):
-        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=_explicit_sharding(value))
-    return value
-
-
-def _explicit_sharding(q: QTensor) -> NamedSharding | None:
-    """The sharding that the float leaf has in its type, where that of the codes is in theirs."""
-    sharding = None if isinstance(q.codes, jax.ShapeDtypeStruct) else jax.typeof(q.codes).sharding
-    if sharding is None or not any(sharding.spec):
-        return None
-    places = map(q.physical, range(q.ndim))
-    return NamedSharding(sharding.mesh, PartitionSpec(*(sharding.spec[d] for d in places)))
 
 
 def transform(
@@ -238,29 +24,39 @@ def transform(
     kernels: Iterable[Kernel] = KERNELS,
     passes: Iterable[Pass] = PASSES,
     strict: bool = True,
-) -> Transformed:
+    dialect: str | Dialect = QPASS,
+) -> Any:
     """Quantize the contractions of ``fn`` by rules; the module code stays as it is.
 
     Args:
-        fn: any JAX function: a Flax ``apply``, a method, a loss, a whole training step.
+        fn: any JAX function (a Flax ``apply``, a loss, a whole training step), a model object that
+            can be called (an Equinox module, a registered dataclass, a Flax NNX module), or a
+            method of such an object.
         rules: the first rule that fits a contraction decides it.
         params: which argument holds the parameters: position, name, or a predicate on the path
-            ``argument/path/of/leaf``; None for none.
+            ``argument/path/of/leaf``; None for none. A model object is the first argument
+            (``self``) of its own call.
         kernels: the kernel table, fastest first.
         passes: from the sites to the final plan.
         strict: a rule without effect is an error; else a warning.
+        dialect: of the formulas, for quantizers that name none: ``"qpass"``, or ``"qwix"`` for the
+            bits of that library.
 
     Returns:
-        a callable with the signature of ``fn``, and `plan`, `quantize` and `compare`.
+        a `Transformed`: a callable with the signature of ``fn``, and `plan`, `quantize` and
+        `compare`. For a model object a `TransformedModule`, which has these too and is a pytree
+        with the object's leaves; for a Flax NNX module an NNX module that shares its Variables.
 
     Raises:
         CallError: ``fn`` cannot be called.
         RuleError: ``rules`` are not rules.
+        UnknownDialectError: there is no such dialect.
     """
-    if not callable(fn):
-        raise CallError(f"give transform a function; got {type(fn).__name__}: {fn!r}")
-    options = Options(as_rules(rules), params, tuple(kernels), tuple(passes), strict)
-    return Transformed(fn, options)
+    refuse(fn)
+    spoken = as_dialect(dialect)
+    given = tuple(rule.in_dialect(spoken) for rule in as_rules(rules))
+    options = Options(given, params, tuple(kernels), tuple(passes), strict)
+    return transform_callable(fn, options)
 
 
 def jit(fn: Callable | None = None, *, rules: Any = None, **options: Any) -> Any:
@@ -269,19 +65,31 @@ def jit(fn: Callable | None = None, *, rules: Any = None, **options: Any) -> Any
     Args:
         fn: the function; omitted when used as a decorator with arguments.
         rules: as for `transform`.
-        **options: options of `transform` (``params``, ``kernels``, ``passes``, ``strict``) and of
-            `jax.jit` (``static_argnums``, ``donate_argnums``, ``in_shardings``, …).
+        **options: options of `transform` (``params``, ``kernels``, ``passes``, ``strict``,
+            ``dialect``) and of `jax.jit` (``static_argnums``, ``donate_argnums``, …).
 
     Returns:
-        what `jax.jit` returns, with `plan`, `quantize` and `compare` of `Transformed` added.
+        a `Jitted`: what `jax.jit` returns, with `plan`, `quantize` and `compare` of `Transformed`
+        added; Flax NNX objects among the arguments are updated as under `nnx.jit`.
+
+    Raises:
+        CallError: no rules, or a model object instead of a function.
     """
     if rules is None:
         raise CallError("give qpass.jit its rules: @qpass.jit(rules=[qpass.Rule(...)])")
     if fn is None:
         return functools.partial(jit, rules=rules, **options)
-    own = {k: options.pop(k) for k in ("params", "kernels", "passes", "strict") if k in options}
+    own = {
+        k: options.pop(k)
+        for k in ("params", "kernels", "passes", "strict", "dialect")
+        if k in options
+    }
     q = transform(fn, rules, **own)
-    jitted = jax.jit(q, **options)
-    for name in ("plan", "quantize", "compare"):
-        setattr(jitted, name, getattr(q, name))
-    return jitted
+    if isinstance(q, CalledModule):
+        raise CallError(
+            f"qpass.jit takes a function; {type(q.module).__name__} is a model object, whose "
+            "arrays are to be arguments of what is compiled. Give jit a function of it: "
+            "q = qpass.transform(model, rules); jax.jit(lambda q, x: q(x))(q, x) "
+            "(for Equinox eqx.filter_jit, for Flax NNX nnx.jit)."
+        )
+    return Jitted(q, options)

@@ -1,7 +1,7 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,16 @@ from qpass.ops.weights import Storage, check_finite, encode_weight
 from qpass.plan import Plan
 
 
-def quantize_tree(plan: Plan, call: Call, donate: bool) -> Any:
+def quantize_tree(
+    plan: Plan, call: Call, donate: bool, restore: Callable[[tuple, dict], tuple[tuple, dict]]
+) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
     Args:
         plan: says which leaves are stored, and how.
         call: the split arguments, aligned with the plan's inputs.
         donate: delete each float leaf once it is quantized.
+        restore: arguments of the program as the caller would give them.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
@@ -39,7 +42,7 @@ def quantize_tree(plan: Plan, call: Call, donate: bool) -> Any:
             "no argument holds parameters: give transform(params=...) a position, a name, or a "
             "predicate on the path."
         )
-    args, kwargs = call.rebuild(_quantize_leaves(plan, call, donate))
+    args, kwargs = restore(*call.rebuild(_quantize_leaves(plan, call, donate)))
     found = [args[a] if isinstance(a, int) else kwargs[a] for a in chosen]
     return found[0] if len(found) == 1 else tuple(found)
 

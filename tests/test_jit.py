@@ -41,11 +41,20 @@ def test_a_call_and_a_decorator_give_the_same():
     np.testing.assert_array_equal(called(params, x), wanted)
 
 
-def test_the_result_is_what_jax_jit_returns():
-    q = qpass.jit(CHAIN.fn, rules=INT8)
-    assert type(q) is type(jax.jit(CHAIN.fn))
+def test_the_result_does_what_that_of_jax_jit_does():
+    q, jitted = qpass.jit(CHAIN.fn, rules=INT8), jax.jit(CHAIN.fn)
+    args = CHAIN.arguments()
+    assert isinstance(q, jax.stages.Wrapped)
+    assert all(hasattr(q, name) for name in dir(jitted))
     assert q.__name__ == "chain"
-    assert q.lower(*CHAIN.arguments()).compile() is not None
+    wanted = q(*args)
+    np.testing.assert_array_equal(q.lower(*args).compile()(*args), wanted)
+    np.testing.assert_array_equal(q.trace(*args).lower().compile()(*args), wanted)
+    assert q.eval_shape(*args) == jitted.eval_shape(*args)
+    exported = jax.export.export(q)(*args)
+    np.testing.assert_array_equal(exported.call(*args), wanted)
+    q.clear_cache()
+    assert q._cache_size() == 0
 
 
 def test_its_methods():
@@ -116,7 +125,7 @@ def test_eager_calls_trace_once():
 
 
 def test_the_cache_of_programs_has_a_limit(monkeypatch):
-    monkeypatch.setattr("qpass.api.CACHE_LIMIT", 2)
+    monkeypatch.setattr("qpass.transformed.CACHE_LIMIT", 2)
     fn = Counted(lambda p, x, n: x @ p["w"] * n)
     q = qpass.transform(fn, INT8)
     params, x = CASES["matmul"].arguments()

@@ -14,6 +14,8 @@ import numpy as np
 
 from qpass.errors import CallError
 from qpass.graph._jax import Jaxpr, trace_context
+from qpass.graph.outputs import Outputs, hand_on, split_outputs
+from qpass.graph.paths import leaf_path
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Call:
             CallError: a static argument cannot be hashed.
         """
         avals = tuple(abstract(value) for value in self.values)
-        key = (self.tree, avals, self.statics, trace_context())
+        statics = tuple((index, *_distinct(value)) for index, value in self.statics)
+        key = (self.tree, avals, statics, trace_context())
         try:
             hash(key)
         except TypeError as err:
@@ -82,13 +85,13 @@ class Program:
     Attributes:
         jaxpr: the closed jaxpr, float inputs throughout.
         call: the example call; its values are abstract.
-        out_tree: structure of the function's result.
+        outputs: how the function's result is put together from those of ``jaxpr``.
         name: the function's name, for error messages.
     """
 
     jaxpr: Jaxpr
     call: Call
-    out_tree: Any
+    outputs: Outputs
     name: str
 
     @property
@@ -103,6 +106,11 @@ def abstract(value: Any) -> Any:
     if len(leaves) == 1 and leaves[0] is value:
         return jax.typeof(value)
     return tree, tuple(abstract(leaf) for leaf in leaves)
+
+
+def _distinct(value: Any) -> tuple:
+    """What tells a static value from those that equal it: ``1 == 1.0 == True``, ``0.0 == -0.0``."""
+    return type(value), repr(value) if isinstance(value, float | complex) else value
 
 
 def is_dynamic(value: Any) -> bool:
@@ -139,7 +147,7 @@ def split_call(
     for index, (keys, value) in enumerate(flat):
         if is_wrapped(value) or is_dynamic(value):
             values.append(value)
-            leaves.append(_leaf(keys, names, params))
+            leaves.append(_leaf((args, kwargs), keys, names, params))
         else:
             statics.append((index, value))
     _check_params(params, names, fn, leaves)
@@ -169,23 +177,37 @@ def argument_names(fn: Callable, args: tuple, kwargs: dict) -> dict[int | str, s
     return positional | {key: key for key in kwargs}
 
 
-def trace(fn: Callable, call: Call, float_aval: Callable[[Any], Any]) -> Program:
+def plain(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+    """``(result, state)`` of a call that has no state."""
+    return fn(*args, **kwargs), ()
+
+
+def trace(
+    fn: Callable,
+    call: Call,
+    float_aval: Callable[[Any], Any],
+    run: Callable[[Callable, tuple, dict], tuple[Any, Any]] = plain,
+) -> Program:
     """Trace ``fn`` at ``call`` with every wrapped value replaced by its float array.
 
     Args:
         fn: the user's function.
         call: its arguments.
         float_aval: abstract float array that a dynamic value stands for.
+        run: calls the function and gives ``(result, state)``.
     """
     avals = [float_aval(value) for value in call.values]
+    seen: list[Outputs] = []
 
     def flat_fn(*values):
         args, kwargs = call.rebuild(values)
-        return fn(*args, **kwargs)
+        computed, outputs = split_outputs(*run(fn, args, kwargs), is_dynamic)
+        seen.append(outputs)
+        return computed
 
-    jaxpr, out = jax.make_jaxpr(flat_fn, return_shape=True)(*avals)
+    jaxpr, outputs = hand_on(jax.make_jaxpr(flat_fn)(*avals), seen[0])
     frozen = Call(tuple(map(abstract, avals)), call.leaves, call.statics, call.tree)
-    return Program(jaxpr, frozen, jax.tree.structure(out), function_name(fn))
+    return Program(jaxpr, frozen, outputs, function_name(fn))
 
 
 def function_name(fn: Callable) -> str:
@@ -205,12 +227,12 @@ def _given_by_name(fn: Callable, params: Any, kwargs: dict) -> Any:
     return declared[params] if named else params
 
 
-def _leaf(keys: tuple, names: dict, params: Any) -> Leaf:
+def _leaf(tree: tuple[tuple, dict], keys: tuple, names: dict, params: Any) -> Leaf:
     group, argument_key, *rest = keys
     positional = group.idx == 0
     argument = argument_key.idx if positional else argument_key.key
     name = names[argument]
-    path = jax.tree_util.keystr(tuple(rest), simple=True, separator="/").removesuffix("/value")
+    path = leaf_path(tree[group.idx][argument], rest)
     if callable(params):
         is_param = bool(params("/".join(filter(None, (name, path)))))
     else:

@@ -91,7 +91,7 @@ def check(
     grad: bool = True,
     vmap: bool = True,
     stored: bool = True,
-) -> qpass.api.Transformed:
+) -> qpass.Transformed:
     """Value, gradient and batching of ``transform(model(plain))`` against ``model(quantized)``.
 
     Values and gradients are compared eagerly and under jit, with float parameters (gradients with
@@ -135,7 +135,7 @@ def _chosen(both: tuple, wrt: tuple) -> tuple:
     return value, tuple(slopes[i] for i in wrt) if slopes else ()
 
 
-def _kinds(q: qpass.api.Transformed, params: Any, x: jax.Array, stored: bool) -> list[tuple]:
+def _kinds(q: qpass.Transformed, params: Any, x: jax.Array, stored: bool) -> list[tuple]:
     """Float and stored parameters, each with the arguments to differentiate with respect to."""
     if not stored:
         return [(params, (0, 1))]

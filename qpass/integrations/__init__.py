@@ -1,0 +1,1 @@
+"""What qpass knows of frameworks whose models are objects; none of them is needed to use qpass."""

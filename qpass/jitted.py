@@ -1,0 +1,82 @@
+"""`Jitted`: a transformed function under `jax.jit`, or `nnx.jit` where Flax NNX objects come in."""
+
+import functools
+import sys
+from types import MethodType
+from typing import Any
+
+import jax
+
+from qpass.integrations.boundary import holds_objects
+from qpass.transformed import Transformed
+
+
+class Jitted:
+    """A jitted function with its contractions quantized by rules.
+
+    Has all that `jax.jit` gives its functions (``lower``, ``trace``, ``eval_shape``, …), and
+    `plan`, `quantize` and `compare` of `Transformed`. Flax NNX objects among the arguments are
+    updated as under `nnx.jit`.
+
+    Args:
+        fn: the transformed function.
+        options: options of `jax.jit`.
+    """
+
+    def __init__(self, fn: Transformed, options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, fn, updated=())
+        self._fn = fn
+        self._options = options
+        self._pure: Any = jax.jit(fn, **options)
+        self._structures: dict[Any, bool] = {}
+        self.plan = fn.plan
+        self.quantize = fn.quantize
+        self.compare = fn.compare
+
+    @functools.cached_property
+    def _stateful(self) -> Any:
+        from flax import nnx
+
+        return nnx.jit(self._fn, **self._options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function with its quantized products; same signature and results."""
+        return self._for(args, kwargs)(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """Lower it for these arguments: see `jax.jit`."""
+        return self._for(args, kwargs).lower(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Trace it for these arguments: see `jax.jit`."""
+        return self._for(args, kwargs).trace(*args, **kwargs)
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """Shapes and dtypes of its results for these arguments: see `jax.jit`."""
+        return self._for(args, kwargs).eval_shape(*args, **kwargs)
+
+    def clear_cache(self) -> None:
+        """Forget what was compiled."""
+        self._pure.clear_cache()
+        self.__dict__.pop("_stateful", None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_pure":  # not there yet: an object that is being copied
+            raise AttributeError(name)
+        return getattr(self._pure, name)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def _for(self, args: tuple, kwargs: dict) -> Any:
+        """The jitted function for these arguments; what they hold is looked up by structure."""
+        if "flax.nnx" not in sys.modules:
+            return self._pure
+        structure = jax.tree.structure((args, kwargs))
+        try:
+            stateful = self._structures.get(structure)
+        except TypeError:  # something in the structure cannot be hashed
+            stateful = holds_objects((args, kwargs))
+        if stateful is None:
+            stateful = self._structures[structure] = holds_objects((args, kwargs))
+        return self._stateful if stateful else self._pure

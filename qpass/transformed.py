@@ -1,0 +1,239 @@
+"""`Transformed`: the whole pipeline, from a function to its quantized self."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+from jax.core import Tracer, eval_jaxpr
+from jax.sharding import NamedSharding, PartitionSpec
+
+from qpass.compare import Comparison, compare
+from qpass.errors import CallError
+from qpass.graph.outputs import Outputs
+from qpass.graph.program import Call, Program, split_call, trace
+from qpass.graph.rebuild import REBUILD
+from qpass.graph.rewrite import Frame, Rewriter
+from qpass.graph.sites import find_sites
+from qpass.graph.walk import analyse
+from qpass.integrations.boundary import Boundary, enter
+from qpass.numerics import QTensor
+from qpass.ops.operations import QTensorOperations
+from qpass.ops.weights import enter_program
+from qpass.plan import Decision, Plan, known_platform
+from qpass.quantize import check_leaf, check_tensors, explain_shapes, quantize_tree
+from qpass.rules import Rule
+from qpass_kernels import Kernel
+
+Params = int | str | Callable[[str], bool] | None
+Pass = Callable[[Plan], Plan]
+CACHE_LIMIT = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A rewritten program, ready to evaluate: ``jaxpr`` takes the flat arrays of a call."""
+
+    jaxpr: Any
+    outputs: Outputs
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `transform` was given beside the function."""
+
+    rules: tuple[Rule, ...]
+    params: Params
+    kernels: tuple[Kernel, ...]
+    passes: tuple[Pass, ...]
+    strict: bool
+
+
+def make_plan(program: Program, options: Options, platform: str) -> Plan:
+    """Program → dataflow → sites → plan → passes."""
+    dataflow = analyse(program)
+    sites = find_sites(program, dataflow)
+    plan = Plan(
+        program=program,
+        dataflow=dataflow,
+        rules=options.rules,
+        decisions=tuple(Decision(site) for site in sites),
+        kernels=options.kernels,
+        platform=platform,
+        strict=options.strict,
+    )
+    for apply in options.passes:
+        plan = apply(plan)
+    return plan
+
+
+def rewrite(plan: Plan, call: Call) -> Compiled:
+    """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``."""
+    program = plan.program
+    operations = QTensorOperations(plan.kernels)
+    rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD)
+    flat, tree = jax.tree.flatten(list(call.values))
+
+    def rewritten(*arrays):
+        values = jax.tree.unflatten(tree, arrays)
+        inputs = enter_program(values, plan.storage)
+        results, _ = rewriter.run(program.jaxpr, inputs, Frame())
+        return [operations.unwrap(value) for value in results]
+
+    jaxpr = jax.make_jaxpr(rewritten)(*flat)
+    notes = tuple(dict.fromkeys(rewriter.notes))
+    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes))
+
+
+@dataclass(eq=False)
+class Transformed:
+    """A function with its contractions quantized by rules. Call it like the function itself.
+
+    Made by `transform`. Float parameters are quantized on the fly, differentiably (the forward
+    pass of quantization-aware training); parameters from `quantize` are used as stored. Both
+    give the same bits under `jax.jit`.
+    """
+
+    fn: Callable
+    options: Options
+    _plans: dict[Any, Plan] = field(default_factory=dict, repr=False)
+    _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # Only name and docstring: attributes of a callable object (another Transformed, too)
+        # would overwrite those of this one.
+        functools.update_wrapper(self, self.fn, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function with its quantized products; same signature and results."""
+        with self._enter(args, kwargs) as (boundary, call):
+            compiled = self._compile(call, boundary)
+            flat = jax.tree.leaves(list(call.values))
+            out = eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
+            return boundary.leave(*compiled.outputs.build(out, call.values))
+
+    def plan(self, *args: Any, platform: str | None = None, **kwargs: Any) -> Plan:
+        """The plan for these arguments (arrays, QTensors or `jax.ShapeDtypeStruct`).
+
+        Args:
+            *args: the function's arguments.
+            platform: ``cpu``, ``cuda`` or ``tpu`` to name kernels for; default: where JAX runs.
+            **kwargs: the function's keyword arguments.
+
+        Raises:
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            plan = self._compile(call, boundary).plan
+        return replace(plan, platform=known_platform(platform or jax.default_backend()))
+
+    def quantize(self, *args: Any, donate: bool = False, **kwargs: Any) -> Any:
+        """The parameters with every stored weight as a QTensor; same tree, same shardings.
+
+        Works leaf by leaf, also on `jax.ShapeDtypeStruct` leaves and under `jax.eval_shape`.
+
+        Args:
+            *args: example arguments; the parameters among them are quantized, the rest is only
+                looked at for shapes.
+            donate: delete each float leaf once it is quantized, so that the peak is the model plus
+                one leaf.
+            **kwargs: keyword arguments of the function.
+
+        Returns:
+            the argument that holds parameters; a new object where it is an object (a Flax NNX
+            module), the given one stays as it is.
+
+        Raises:
+            QuantizeError: a weight holds NaN or infinities.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return quantize_tree(self._plan(call, boundary), call, donate, boundary.restore)
+
+    def compare(self, *args: Any, **kwargs: Any) -> Comparison:
+        """Error of every quantized site against float, for these arguments (float parameters).
+
+        See `qpass.compare.compare` for what is measured.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return compare(self._plan(call, boundary), call)
+
+    @contextmanager
+    def _enter(self, args: tuple, kwargs: dict) -> Iterator[tuple[Boundary, Call]]:
+        with enter(args, kwargs, is_qtensor) as boundary:
+            given = boundary.args, boundary.kwargs
+            call = split_call(self.fn, *given, self.options.params, is_qtensor)
+            check_tensors(call)
+            yield boundary, call
+
+    def _plan(self, call: Call, boundary: Boundary) -> Plan:
+        avals = tuple(float_aval(value) for value in call.values)
+        key = Call(avals, call.leaves, call.statics, call.tree).key()
+        if key not in self._plans:
+            program = self._trace(call, boundary)
+            plan = make_plan(program, self.options, jax.default_backend())
+            return _remember(self._plans, key, plan, program.jaxpr.consts)
+        return self._plans[key]
+
+    def _trace(self, call: Call, boundary: Boundary) -> Program:
+        try:
+            return trace(self.fn, call, float_aval, boundary.run)
+        except (TypeError, ValueError) as error:
+            text = explain_shapes(call, (plan.program.call for plan in self._plans.values()))
+            if text is None or isinstance(error, jax.errors.JAXTypeError):
+                raise
+            raise CallError(f"{text} The function itself says: {error}") from error
+
+    def _compile(self, call: Call, boundary: Boundary) -> Compiled:
+        key = call.key()
+        if key not in self._compiled:
+            plan = self._plan(call, boundary)
+            for k, value in enumerate(call.values):
+                check_leaf(plan, k, value)
+            compiled = rewrite(plan, _abstract_call(call))
+            consts = (*compiled.jaxpr.consts, *plan.program.jaxpr.consts)
+            return _remember(self._compiled, key, compiled, consts)
+        return self._compiled[key]
+
+
+def _abstract_call(call: Call) -> Call:
+    """The call without its arrays, so that nothing kept in a cache holds on to them."""
+    values = jax.tree.map(_struct, list(call.values))
+    return replace(call, values=tuple(values))
+
+
+def _struct(value: Any) -> Any:
+    return value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
+
+
+def _remember(cache: dict, key: Any, value: Any, consts: Sequence[Any]) -> Any:
+    """Keep ``value`` unless it closes over tracers, which die with the trace around them."""
+    if not any(isinstance(const, Tracer) for const in consts):
+        for oldest in list(cache)[: max(0, len(cache) - CACHE_LIMIT + 1)]:
+            cache.pop(oldest, None)
+        cache[key] = value
+    return value
+
+
+def is_qtensor(value: Any) -> bool:
+    """Whether a value is a QTensor."""
+    return isinstance(value, QTensor)
+
+
+def float_aval(value: Any) -> Any:
+    """The abstract float array that a dynamic input stands for."""
+    if isinstance(value, QTensor):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=_explicit_sharding(value))
+    return value
+
+
+def _explicit_sharding(q: QTensor) -> NamedSharding | None:
+    """The sharding that the float leaf has in its type, where that of the codes is in theirs."""
+    sharding = None if isinstance(q.codes, jax.ShapeDtypeStruct) else jax.typeof(q.codes).sharding
+    if sharding is None or not any(sharding.spec):
+        return None
+    places = map(q.physical, range(q.ndim))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(sharding.spec[d] for d in places)))
