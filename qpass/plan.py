@@ -14,7 +14,8 @@ from qpass.ops.weights import Storage
 from qpass.plan_rows import plan_rows, site_edges
 from qpass.rules import Rule
 from qpass.suggest import did_you_mean
-from qpass.views import Row, to_dot, to_html, to_json, to_table, to_text
+from qpass.views import Explanation, Row, to_dot, to_html, to_json, to_table, to_text
+from qpass.why import why
 from qpass_kernels import Kernel
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu", "gpu")
@@ -42,6 +43,7 @@ class Decision:
         reason: why it stays float; empty where it is quantized.
         stored: whether its weight is stored quantized by ``quantize``.
         notes: what else a user should know.
+        advice: what would have its weight stored, where it is not.
     """
 
     site: Site
@@ -50,6 +52,7 @@ class Decision:
     reason: str = ""
     stored: bool = False
     notes: tuple[str, ...] = ()
+    advice: str = ""
 
     @property
     def quantized(self) -> Quantized:
@@ -117,6 +120,14 @@ class Plan:
     def rows(self) -> tuple[Row, ...]:
         """The plan as plain data, one `qpass.views.Row` for each site and opaque equation."""
         return plan_rows(self)
+
+    def why(self, site: str) -> Explanation:
+        """Why the site with this id is as it is; prints as text.
+
+        Raises:
+            PlanError: no such site; the message names the nearest.
+        """
+        return why(self, site)
 
     def table(self, **options: Any) -> Any:
         """A rich table; see `qpass.views.to_table` for the options."""

@@ -151,6 +151,35 @@ def test_pages_and_graphs_are_written_where_asked(model, tmp_path):
     assert len(json.loads(result.stdout)["sites"]) == 2
 
 
+def test_why_explains_one_site(model):
+    result = qpass("plan", f"{model}:three", "--why", "mlp/down/dot_general.0")
+    assert result.exit_code == 0
+    for words in (
+        "mlp/down (parameter)",
+        "rhs of dot_general",
+        "path='**/up' does not fit 'mlp/down'",
+        "float: kept float by rule 1",
+        f"{model}.py:14",
+    ):
+        assert words in result.stdout
+    assert "mlp/up/dot_general.0" not in result.stdout
+
+
+def test_why_as_json(model):
+    result = qpass("plan", f"{model}:three", "--why", "mlp/up/dot_general.0", "--json")
+    found = json.loads(result.stdout)
+    assert (found["format"], found["row"]["weight"]) == ("qpass-why", "mlp/up")
+    assert [rule["says"] for rule in found["rules"]] == [
+        "decides: int8 x int8",
+        "fits too, but rule 0 comes first",
+    ]
+
+
+def test_why_of_a_site_that_is_not_there_names_the_nearest(model):
+    line = refused("plan", f"{model}:named", "--why", "mlp/upp/dot_general.0")
+    assert "no site 'mlp/upp/dot_general.0': did you mean 'mlp/up/dot_general.0'" in line
+
+
 def test_an_unmatched_rule_is_one_line(model):
     line = refused("plan", f"{model}:two", "--rules", f"{model}:ABSENT")
     assert "nowhere/**" in line

@@ -59,6 +59,9 @@ def plan(
     details: Annotated[
         bool, typer.Option("--details", help="Add sources, results and refused kernels.")
     ] = False,
+    why: Annotated[
+        str | None, typer.Option(metavar="SITE", help="Explain this site instead.")
+    ] = None,
     traceback: Traceback = False,
 ) -> None:
     """Show what rules do to each contraction of a function, which is traced but not run."""
@@ -67,10 +70,13 @@ def plan(
             made = _plan(factory, rules, platform)
         terminal.write(html, made.to_html)
         terminal.write(dot, made.to_dot)
+        shown = made if why is None else made.why(why)
         if json:
-            print(made.to_json())
-        else:
+            print(shown.to_json())
+        elif why is None:
             terminal.results().print(made.table(folded=not every, details=details))
+        else:
+            terminal.results().print(shown)
 
 
 def _plan(factory: str, rules: str | None, platform: str | None) -> "Plan":

@@ -64,7 +64,8 @@ def _mark(plan: Plan, decision: Decision, refused: dict[int, Unstored]) -> Decis
         return decision
     if leaf not in refused:
         return replace(decision, stored=True)
-    return replace(decision, notes=(*decision.notes, note(plan, leaf, refused[leaf])))
+    notes = (*decision.notes, note(plan, leaf, refused[leaf]))
+    return replace(decision, notes=notes, advice=refused[leaf].way_out)
 
 
 def _verdict(

@@ -7,6 +7,7 @@ from qpass.views.comparison import errors_to_html as errors_to_html
 from qpass.views.comparison import errors_to_json as errors_to_json
 from qpass.views.comparison import worst_first as worst_first
 from qpass.views.dot import to_dot as to_dot
+from qpass.views.explanation import Explanation as Explanation
 from qpass.views.html import to_html as to_html
 from qpass.views.json_view import from_json as from_json
 from qpass.views.json_view import to_json as to_json
