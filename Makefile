@@ -9,7 +9,7 @@ ARGS ?=
 
 NETWORKS := tests/models/requirements.txt
 OLDEST_JAX := jax==0.11.2 jaxlib==0.11.2
-OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tests/kernels tests/numerics tests/test_*.py)
+OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tests/kernels tests/numerics tests/fuzz tests/test_*.py)
 
 # An interpreter counts only if it starts: pyenv's shims exist for versions that are switched off,
 # and Debian's python3 comes without ensurepip, so without venv.
@@ -40,7 +40,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
+.PHONY: help demo fuzz test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -58,10 +58,13 @@ test-slow: $(VENV)/test.stamp ## Run the slow tests
 	$(VENV)/bin/python -m pytest -m "slow and not (model or checkpoint or browser or aot or gpu or tpu)" $(ARGS)
 
 test-models: $(MODELS)/test.stamp ## Quantize networks of other packages, with random weights (ARGS="--page docs/models.md" writes the page)
-	$(MODELS)/bin/python -m pytest -n $(WORKERS) -m model tests/models $(ARGS)
+	$(MODELS)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m model tests/models $(ARGS)
 
 test-checkpoints: $(VENV)/test.stamp ## Run the tests that download trained weights (100 MB each, kept in .cache/)
 	$(VENV)/bin/python -m pytest -m "checkpoint and not (browser or aot or gpu or tpu)" $(ARGS)
+
+fuzz: $(VENV)/test.stamp ## Check random programs, FUZZ_EXAMPLES=500 in each test (ARGS="--hypothesis-seed=7 -k gradients")
+	FUZZ_PROFILE=many $(VENV)/bin/python -m pytest -n $(WORKERS) tests/fuzz $(ARGS)
 
 test-browser: $(VENV)/test.stamp chromium ## Open the HTML pages in headless Chromium
 	$(VENV)/bin/python -m pytest -m browser $(ARGS)

@@ -1,7 +1,7 @@
 """What must hold of every model that was written by others: one class of tests, a list of models.
 
-A test file has a function for each network that makes a `Model`, and a subclass of `ModelTests` that
-is parametrized with these functions: ``parametrize("model", MODELS, indirect=True)``.
+A test file has a function for each network that makes a `Model`, and a subclass of `ModelTests`
+that is parametrized with these functions: ``parametrize("model", MODELS, indirect=True)``.
 """
 
 import importlib.metadata
@@ -182,7 +182,7 @@ def _is_float(value: Any) -> bool:
 
 
 def qtensor_paths(tree: Any) -> set[str]:
-    """Paths of the quantized leaves; that of an NNX variable ends with its own name."""
+    """Paths of the quantized leaves, without the name that an NNX variable has for its array."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_qtensor)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
@@ -195,18 +195,36 @@ def _is_qtensor(value: Any) -> bool:
     return isinstance(value, qpass.QTensor)
 
 
-def filled(params: Any, seed: int = 0) -> Any:
-    """The parameters with normal numbers, of variance 1 / inputs, in matrices that are all zero.
+# What `flax.nnx.initializers.normal()` draws unless told otherwise.
+NARROW = 0.01
 
-    Some packages leave a layer's matrices zero until a checkpoint is loaded; zeros would let half
-    of the network's products pass unseen. Matrices are read as (inputs, outputs).
+
+def at_width(params: Any, embeddings: str, full: int = 4096, reduced: int = 64) -> Any:
+    """Weights of the package's initialisers, in the proportions that a network of full size has.
+
+    Three things are put right, since each would let products pass unseen or show nothing but
+    rounding: matrices that stay zero until a checkpoint is loaded, read as (inputs, outputs), get
+    normal numbers of variance 1 / inputs; weights of deviation 0.01, which suits thousands of
+    inputs, grow with the root of what the width was reduced by; embeddings get variance 1, so that
+    most of the residual stream is what entered it, as in a trained network, and not the sum of the
+    layers' outputs with all their errors.
+
+    Args:
+        params: the parameters.
+        embeddings: name of the leaf that holds the embedding.
+        full: width that the initialisers are made for.
+        reduced: width of this network.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
-    def fill(leaf: jax.Array) -> jax.Array:
-        if leaf.ndim != 2 or leaf.any():
-            return leaf
-        values = rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[0])
-        return jnp.asarray(values, leaf.dtype)
+    def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
+        deviation = float(jnp.std(leaf)) if leaf.ndim > 1 else 0
+        if embeddings in jax.tree_util.keystr(path):
+            return leaf / deviation
+        if leaf.ndim == 2 and not leaf.any():
+            drawn = rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[0])
+            return jnp.asarray(drawn, leaf.dtype)
+        narrow = np.isclose(deviation, NARROW, rtol=0.1)
+        return leaf * np.sqrt(full / reduced).astype(leaf.dtype) if narrow else leaf
 
-    return jax.tree.map(fill, params)
+    return jax.tree_util.tree_map_with_path(scaled, params)

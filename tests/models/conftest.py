@@ -15,6 +15,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--page", type=Path, help="write the table of models to this Markdown file")
 
 
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """Keep the tests of a model on one worker, which compiles it once."""
+    for item in items:
+        if "model" in getattr(item, "fixturenames", ()) and hasattr(item, "callspec"):
+            item.add_marker(pytest.mark.xdist_group(item.callspec.id))
+
+
 @pytest.fixture(scope="class")
 def model(request: pytest.FixtureRequest) -> Any:
     """The `Model` that a function of a test file's list builds."""

@@ -1,0 +1,127 @@
+"""Flax NNX: the networks of google-tunix, with weights from its own initialisers."""
+
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.models.checks import MARKS, OF_ACTIVATIONS, RAGGED, Model, ModelTests, at_width
+
+pytestmark = MARKS
+VOCABULARY, LAYERS, BATCH, LENGTH = 256, 2, 2, 8
+SHAPE = {"num_layers": LAYERS, "embed_dim": 64, "hidden_dim": 128, "num_heads": 4, "head_dim": 16}
+
+
+def network(name: str) -> Any:
+    """The module of a network, without what `tunix` itself imports: all of its trainers."""
+    if "tunix" not in sys.modules:
+        spec = importlib.util.find_spec("tunix")
+        sys.modules["tunix"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"tunix.models.{name}.model")
+
+
+def tokens() -> jax.Array:
+    drawn = np.random.default_rng(1).integers(1, VOCABULARY, (BATCH, LENGTH))
+    return jnp.asarray(drawn, jnp.int32)
+
+
+def causal() -> jax.Array:
+    return jnp.broadcast_to(jnp.tril(jnp.ones((LENGTH, LENGTH), bool)), (BATCH, LENGTH, LENGTH))
+
+
+def nnx_model(name: str, network: Any, weights: set[str], left: dict[str, int]) -> Model:
+    """A `Model` whose parameters are the state of an NNX module, called with a causal mask."""
+    graph, state = nnx.split(network)
+    params = at_width(state, embeddings="input_embedding")
+
+    def fn(state, tokens):
+        positions = jnp.broadcast_to(jnp.arange(LENGTH), (BATCH, LENGTH))
+        logits, _ = nnx.merge(graph, state)(tokens, positions, None, causal())
+        return logits
+
+    return Model("google-tunix", name, fn, params, (tokens(),), frozenset(weights), left)
+
+
+def in_layers(*names: str) -> set[str]:
+    return {f"layers/{i}/{name}" for i in range(LAYERS) for name in names}
+
+
+ATTENTION = tuple(f"attn/{name}_proj/w" for name in "qkvo")
+MLP = tuple(f"mlp/{name}_proj/kernel" for name in ("gate", "up", "down"))
+GEMMA = ("attn/attn_vec_einsum/w", "attn/q_einsum/w", "attn/kv_einsum/w", *MLP)
+EMBEDDING = "embedder/input_embedding"
+IN_ATTENTION = {OF_ACTIVATIONS: 2 * LAYERS}
+
+
+def qwen3(**options: Any) -> Any:
+    lib = network("qwen3")
+    sizes = {"vocab_size": VOCABULARY, "num_kv_heads": 2, "rope_theta": 10_000, "norm_eps": 1e-6}
+    return lib.Qwen3(lib.ModelConfig(**SHAPE, **sizes, **options), rngs=nnx.Rngs(0))
+
+
+def qwen3_dense() -> Model:
+    weights = in_layers(*ATTENTION, *MLP) | {EMBEDDING}
+    return nnx_model("Qwen3", qwen3(use_tied_embedding=True), weights, IN_ATTENTION)
+
+
+def qwen3_moe() -> Model:
+    """Each expert is a slice of one parameter; dispatch and return are products of activations."""
+    experts = tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
+    weights = in_layers(*ATTENTION, *experts, "mlp/router/kernel") | {"lm_head/w"}
+    left = {OF_ACTIVATIONS: 4 * LAYERS}
+    return nnx_model("Qwen3 MoE", qwen3(num_experts=4, num_experts_per_tok=2), weights, left)
+
+
+def llama3() -> Model:
+    lib = network("llama3")
+    sizes = {"vocab_size": VOCABULARY, "num_kv_heads": 2, "rope_theta": 10_000, "norm_eps": 1e-5}
+    model = lib.Llama3(lib.ModelConfig(**SHAPE, **sizes), rngs=nnx.Rngs(0))
+    weights = in_layers(*ATTENTION, *MLP) | {"lm_head/w"}
+    return nnx_model("Llama 3", model, weights, IN_ATTENTION)
+
+
+def gemma3() -> Model:
+    lib = network("gemma3")
+    sizes = {"num_embed": VOCABULARY, "num_kv_heads": 2, "sliding_window_size": 4}
+    config = lib.ModelConfig(**SHAPE, **sizes, param_dtype=jnp.float32)
+    model = lib.Gemma3(config, rngs=nnx.Rngs(0))
+    return nnx_model("Gemma 3", model, in_layers(*GEMMA) | {EMBEDDING}, IN_ATTENTION)
+
+
+def gemma4(**options: Any) -> Any:
+    lib = network("gemma4")
+    sizes = {"num_embed": VOCABULARY, "num_kv_heads": 2, "sliding_window_size": 4}
+    kinds = (lib.AttentionType.LOCAL_SLIDING, lib.AttentionType.GLOBAL)
+    config = lib.ModelConfig(
+        **SHAPE, **sizes, global_key_size=32, attention_pattern=kinds, **options
+    )
+    return lib.Gemma4(config, rngs=nnx.Rngs(0))
+
+
+def gemma4_dense() -> Model:
+    """It multiplies the weight of one projection by a number before use: a new value to qpass."""
+    weights = in_layers(*GEMMA, "per_layer_input_gate/w", "per_layer_projection/w") | {EMBEDDING}
+    left = {OF_ACTIVATIONS: 2 * LAYERS + 1}
+    return nnx_model("Gemma 4", gemma4(per_layer_input_dim=16), weights, left)
+
+
+def gemma4_moe() -> Model:
+    options = {"num_experts": 4, "num_experts_per_tok": 2, "expert_dim": 32}
+    model = gemma4(enable_moe=True, **options)
+    weights = in_layers(*GEMMA, "moe/router_logits") | {EMBEDDING}
+    left = {OF_ACTIVATIONS: 3 * LAYERS, RAGGED: 2 * LAYERS}
+    return nnx_model("Gemma 4 MoE", model, weights, left)
+
+
+MODELS = [qwen3_dense, qwen3_moe, llama3, gemma3, gemma4_dense, gemma4_moe]
+
+
+@pytest.mark.parametrize("model", MODELS, indirect=True, ids=lambda build: build.__name__)
+class TestTunix(ModelTests):
+    pass
