@@ -32,7 +32,8 @@ def plan_rows(plan: Plan) -> tuple[Row, ...]:
     trails = Trails(plan.program, plan.dataflow)
     rows = [_row(plan, d, chosen, sizes, notes, trails) for d in plan.decisions]
     rows += [
-        _opaque_row(found, reason, k) for k, (found, reason) in enumerate(plan.dataflow.opaque)
+        _opaque_row(found, reason, k, trails)
+        for k, (found, reason) in enumerate(plan.dataflow.opaque)
     ]
     return tuple(rows)
 
@@ -80,7 +81,7 @@ def _operands_from(trails: Trails, nodes: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{side}: {trails.describe(node)}" for side, node in sides)
 
 
-def _opaque_row(found: Found, reason: str, number: int) -> Row:
+def _opaque_row(found: Found, reason: str, number: int, trails: Trails) -> Row:
     eqn = found.eqn
     scope = "/".join(found.place.scopes)
     avals = [v.aval.str_short(short_dtypes=True) for v in eqn.invars]
@@ -93,8 +94,12 @@ def _opaque_row(found: Found, reason: str, number: int) -> Row:
         rhs=avals[1] if len(avals) > 1 else "",
         out=eqn.outvars[0].aval.str_short(short_dtypes=True) if eqn.outvars else "",
         scope=scope,
+        source=found.place.source,
         count=found.place.repeats,
         reason=reason,
+        operands_from=tuple(
+            f"operand {k}: {trails.describe(n)}" for k, n in enumerate(found.nodes)
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.compare import Comparison, compare
 from qpass.errors import CallError
+from qpass.graph.opaque import opaque_findings
 from qpass.graph.outputs import Outputs
 from qpass.graph.program import Call, Program, split_call, trace
 from qpass.graph.rebuild import REBUILD
@@ -64,6 +65,7 @@ def make_plan(program: Program, options: Options, platform: str) -> Plan:
         kernels=options.kernels,
         platform=platform,
         strict=options.strict,
+        findings=opaque_findings(dataflow),
     )
     for apply in options.passes:
         plan = apply(plan)

@@ -20,6 +20,7 @@ import jax
 import jax.core
 import jax.extend.core as jex
 import jax.extend.source_info_util as source_info
+from jax.extend.core import primitives
 from jax.interpreters import batching, mlir
 
 if TYPE_CHECKING:  # JAX declares every aval as AbstractValue, which has neither shape nor dtype
@@ -50,12 +51,23 @@ def params_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
     return [jaxpr for value in eqn.params.values() for jaxpr in sub_jaxprs(value)]
 
 
-def hides_program(eqn: JaxprEqn) -> bool:
-    """Whether ``eqn`` runs a program that its parameters do not show as a jaxpr."""
-    return eqn.primitive.name in HIDDEN or "_prim" in eqn.params
-
-
-HIDDEN = frozenset({"call_hi_primitive", "call_exported"})
+# JAX's own primitives. Its public list leaves some out: those of several arrays follow.
+FIRST_ORDER = frozenset(
+    {p.name for p in vars(primitives).values() if isinstance(p, Primitive)}
+    | {"check", "cholesky_update", "create_linear", "dce_sink", "debug_callback", "debug_print"}
+    | {"layout_constraint", "mesh_cast", "optimization_barrier", "ormqr", "pbroadcast", "pcast"}
+    | {"pin", "precv", "preduced", "program_order", "psend", "pvary", "reciprocal", "relayout"}
+    | {"reshard", "scatter-sub", "split", "stack", "stage", "symmetric_product", "tie", "unpin"}
+    | {"unstack", "with_memory_space_constraint", "xla_metadata_value"}
+    | {f"unreduced_{name}" for name in ("pmax", "pmin", "psum", "reduce_scatter")}
+    | {f"{a}_cast{b}" for a in ("reduced_vary", "vary_unreduced") for b in ("", "_p")}
+    | {
+        f"{name}{kind}{end}"
+        for name in ("all_gather", "all_to_all", "ppermute", "psum", "reduce_scatter")
+        for kind in ("", "_invariant", "_reduced")
+        for end in ("", "_start", "_done")
+    }
+)
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[Any], params: dict | None = None) -> list[Any]:

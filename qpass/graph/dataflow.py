@@ -33,6 +33,7 @@ class Place:
         transforms: JAX transformations named in the call sites (``jvp``, ``transpose``).
         repeats: how often it runs, where known.
         derivative: ``fwd``, ``bwd`` or ``jvp`` inside a user-defined derivative rule.
+        source: the user's source line, of the innermost call site that has one.
     """
 
     path: Path = ()
@@ -40,6 +41,7 @@ class Place:
     transforms: tuple[str, ...] = ()
     repeats: int = 1
     derivative: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)

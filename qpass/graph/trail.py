@@ -140,7 +140,7 @@ class Trails:
 
     def _rearranged(self, equation: int, eqn: JaxprEqn, result: int) -> int | None:
         graph = self.dataflow.graph
-        slot = 0
+        slot = FOLLOWED.get(eqn.primitive.name, 0)
         if eqn.primitive.name in ELEMENT_FOR_ELEMENT:
             slot = list(graph.successors(equation)).index(result)
         edges = graph.in_edges(equation, data="slot")
@@ -157,6 +157,8 @@ class Trails:
         return Step(eqn.primitive.name, _detail(eqn), _type(after), source_line(eqn))
 
 
+# The operand that a layout operation re-arranges, where it is not the first.
+FOLLOWED = {"select_n": 1}
 GIVEN = {
     "cotangent": "a cotangent of a custom_vjp rule",
     "tangent": "a tangent of a custom_jvp rule",

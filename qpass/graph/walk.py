@@ -10,9 +10,7 @@ from qpass.graph._jax import (
     Jaxpr,
     JaxprEqn,
     Literal,
-    hides_program,
     name_stack,
-    params_jaxprs,
     source_line,
 )
 from qpass.graph.dataflow import Dataflow, Found, Key, Place, Use
@@ -20,15 +18,13 @@ from qpass.graph.derivatives import (
     CONTRACTIONS,
     JvpProgram,
     VjpPrograms,
-    contains_contraction,
     derivative_programs,
 )
-from qpass.graph.higher_order import Body, bodies, is_opaque
+from qpass.graph.higher_order import Body, bodies
+from qpass.graph.opaque import why_opaque
 from qpass.graph.program import Program
 from qpass.graph.provenance import Flow, Lost, Origin, continues, follow, leaf_origin, scan_slice
 
-# Products that are left as they are, and why; the plan lists them all the same.
-FINISHED = {"quantized_matmul": "quantized already, by a transformation inside this one"}
 # Derivative rules inside derivative rules: one that calls its own function would never end. Beyond,
 # JAX differentiates the function itself.
 ORDERS = 2
@@ -136,7 +132,7 @@ class _Walk:
                 self.use(operand, eqn.primitive.name, source, key, eqn)
         if eqn.primitive.name in CONTRACTIONS:
             self.contractions.append(self._found(eqn, operands, place, key))
-        elif is_opaque(eqn) or hides_program(eqn) or eqn.primitive.name in FINISHED:
+        else:
             self._note_opaque(eqn, operands, place, key)
         flows = follow(eqn, [self.flow[n] for n in operands], node)
         return self._results(eqn, flows, [[node]] * len(flows))
@@ -154,16 +150,9 @@ class _Walk:
         return Found(eqn, key, _inside(place, eqn), flows, tuple(operands), tangent)
 
     def _note_opaque(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> None:
-        name = eqn.primitive.name
-        if name in FINISHED:
-            reason = FINISHED[name]
-        elif hides_program(eqn):
-            reason = f"{name} hides its program: qpass cannot look inside"
-        elif any(map(contains_contraction, params_jaxprs(eqn))):
-            reason = f"the body of {name} is opaque: a kernel, or a primitive unknown to qpass"
-        else:
-            return
-        self.opaque.append((self._found(eqn, operands, place, key), reason))
+        reason = why_opaque(eqn)
+        if reason is not None:
+            self.opaque.append((self._found(eqn, operands, place, key), reason))
 
     def use(
         self,
@@ -284,7 +273,10 @@ class _Walk:
 def _inside(place: Place, eqn: JaxprEqn) -> Place:
     scopes, transforms = name_stack(eqn)
     return replace(
-        place, scopes=(*place.scopes, *scopes), transforms=(*place.transforms, *transforms)
+        place,
+        scopes=(*place.scopes, *scopes),
+        transforms=(*place.transforms, *transforms),
+        source=source_line(eqn) or place.source,
     )
 
 
