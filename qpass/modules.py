@@ -86,6 +86,10 @@ class MethodCall(Transformed):
     def __hash__(self) -> int:
         return hash(self.fn)
 
+    def __repr__(self) -> str:
+        name = getattr(self.fn, "__name__", self.fn)
+        return f"{type(self).__name__}({name}, rules={len(self.options.rules)})"
+
 
 def transform_callable(fn: Callable, options: Options) -> Transformed | CalledModule:
     """A function, a model object or a method of one, with its contractions quantized.
@@ -103,12 +107,20 @@ def transform_callable(fn: Callable, options: Options) -> Transformed | CalledMo
     return wrapper(module, MethodCall(Method(type(module), name), options))
 
 
-def _bound(fn: Callable) -> tuple[Any, str] | None:
+def _bound(fn: Any) -> tuple[Any, str] | None:
     """``(object, name of its method)`` where ``fn`` is a bound method."""
-    owner = getattr(fn, "__self__", None)
-    function = getattr(fn, "__func__", None)
-    name = getattr(function, "__name__", "")
-    return (owner, name) if hasattr(type(owner), name or " ") else None
+    if hasattr(fn, "__self__") and hasattr(fn, "__func__"):
+        owner, function = fn.__self__, fn.__func__
+        name = getattr(function, "__name__", "")
+        return (owner, name) if hasattr(type(owner), name) else None
+    # Bound methods that are jitted by `eqx.filter_jit` or `nnx.jit` are partial applications.
+    given = getattr(fn, "args", None)
+    if isinstance(given, tuple) and len(given) == 1 and hasattr(fn, "func"):
+        (owner,), function = given, fn.func
+        name = getattr(function, "__name__", "")
+        own = inspect.getattr_static(type(owner), name, None)
+        return (owner, name) if own is function else None
+    return None
 
 
 def _wrapper(module: Any) -> type[CalledModule] | None:

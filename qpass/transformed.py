@@ -19,7 +19,7 @@ from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
-from qpass.integrations.boundary import Boundary, enter
+from qpass.integrations.boundary import Boundary, enter, explain_update
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
@@ -183,11 +183,19 @@ class Transformed:
     def _trace(self, call: Call, boundary: Boundary) -> Program:
         try:
             return trace(self.fn, call, float_aval, boundary.run)
-        except (TypeError, ValueError) as error:
-            text = explain_shapes(call, (plan.program.call for plan in self._plans.values()))
-            if text is None or isinstance(error, jax.errors.JAXTypeError):
+        except Exception as error:
+            text = explain_update(error) or self._explain_shapes(call, error)
+            if text is None:
                 raise
-            raise CallError(f"{text} The function itself says: {error}") from error
+            raise CallError(text) from error
+
+    def _explain_shapes(self, call: Call, error: Exception) -> str | None:
+        if not isinstance(error, TypeError | ValueError) or isinstance(
+            error, jax.errors.JAXTypeError
+        ):
+            return None
+        text = explain_shapes(call, (plan.program.call for plan in self._plans.values()))
+        return text and f"{text} The function itself says: {error}"
 
     def _compile(self, call: Call, boundary: Boundary) -> Compiled:
         key = call.key()

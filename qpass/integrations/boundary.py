@@ -77,6 +77,21 @@ def enter(args: tuple, kwargs: dict, is_wrapped: Callable[[Any], bool]) -> Itera
         yield Pure(args, kwargs)
 
 
+def explain_update(error: Exception) -> str | None:
+    """What to do about a traced function that updates an object it was not given.
+
+    Returns:
+        None where ``error`` says something else.
+    """
+    errors = sys.modules.get("flax.errors")
+    if errors is None or not isinstance(error, errors.TraceContextError):
+        return None
+    return (
+        "give the NNX object to the function as an argument: the function updates one that it "
+        f"closes over, and that update would be lost. Flax says: {error}"
+    )
+
+
 def holds_objects(tree: Any) -> bool:
     """Whether a call with these arguments has objects to update."""
     # Nobody has an NNX object who has not imported it; qpass itself does not need it.

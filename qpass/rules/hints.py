@@ -19,7 +19,19 @@ _WIDER = ("**/{}", "{}/**", "**/{}/**")
 
 def hint(selector: Selector, sites: Sequence[SiteLike]) -> str:
     """Say what the sites have where this selector fits none of them."""
-    return _HINTS.get(selector.field, _what_there_is)(selector, sites)
+    text = _HINTS.get(selector.field, _what_there_is)(selector, sites)
+    return " ".join(filter(None, (text, _closed_over(selector, sites))))
+
+
+def _closed_over(selector: Selector, sites: Sequence[SiteLike]) -> str:
+    """The likely mistake where weights are no arguments: a function that closes over its model."""
+    constants = sum(site.role == "constant" for site in sites)
+    if not constants or selector.field not in ("path", "role"):
+        return ""
+    return (
+        f"The weights of {constants} of them are constants that the function closes over: "
+        "pass the model or its parameters as an argument."
+    )
 
 
 def tally(words: Iterable[str]) -> str:
