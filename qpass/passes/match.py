@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 
+from qpass.graph.dataflow import Use
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
 from qpass.graph.trail import Trails
@@ -30,7 +31,7 @@ def match(plan: Plan) -> Plan:
     """
     sites = [decision.site for decision in plan.decisions]
     matching = match_rules(plan.rules, sites)
-    findings = check_matching(matching, plan.rules, sites, plan.strict)
+    findings = check_matching(matching, plan.rules, sites, plan.strict, _readers(plan))
     for text in findings.warnings:
         warnings.warn(text, stacklevel=2)
     trails = Trails(plan.program, plan.dataflow)
@@ -72,6 +73,18 @@ def _weight(site: Site) -> int:
         return site.weight
     constants = [isinstance(flow, Origin) and flow.leaf < 0 for flow in site.flows]
     return 0 if constants == [True, False] else 1
+
+
+def _readers(plan: Plan) -> dict[str, list[str]]:
+    """Of each parameter that is no product's weight, by path, what reads it."""
+    weights = {decision.site.leaf for decision in plan.decisions}
+    leaves, uses = plan.program.leaves, plan.dataflow.uses
+    others = (k for k, leaf in enumerate(leaves) if leaf.is_param and k not in weights)
+    return {leaves[k].path: [_reader(use) for use in uses.get(k, ())] for k in others}
+
+
+def _reader(use: Use) -> str:
+    return f"{use.op} at {use.source}" if use.source else use.op
 
 
 def _derived(trails: Trails, site: Site) -> tuple[str, ...]:

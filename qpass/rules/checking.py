@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 
 from qpass.errors import RuleError
+from qpass.rules.elsewhere import Readers, elsewhere
 from qpass.rules.hints import hint, tally
 from qpass.rules.matching import Matching, as_rules, fits_all, rule_text
 from qpass.rules.rule import Rule
 from qpass.rules.selectors import Selector, SiteLike
+
+EMPTY: Readers = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,16 @@ def check_matching(
     rules: Rule | Iterable[Rule],
     sites: Sequence[SiteLike],
     strict: bool = True,
+    readers: Readers = EMPTY,
 ) -> Findings:
     """Find the rules that decide nothing. Pure: the caller warns.
+
+    Args:
+        matching: of these rules and sites.
+        rules: the rules.
+        sites: every product of a program.
+        strict: whether a rule that fits nothing is an error.
+        readers: of each parameter that is no product's weight, what reads it.
 
     Raises:
         RuleError: with `strict`, if a rule fits no site; one text for all such rules, with the
@@ -33,31 +45,42 @@ def check_matching(
     """
     given = as_rules(rules)
     warnings = tuple(
-        explain(given, index, sites) for index, ids in enumerate(matching.matched) if not ids
+        explain(given, index, sites, readers)
+        for index, ids in enumerate(matching.matched)
+        if not ids
     )
     if strict and warnings:
         raise RuleError("\n".join(warnings))
     return Findings(warnings, _shadowed(matching, given, sites))
 
 
-def explain(rules: Sequence[Rule], index: int, sites: Sequence[SiteLike]) -> str:
+def explain(
+    rules: Sequence[Rule], index: int, sites: Sequence[SiteLike], readers: Readers = EMPTY
+) -> str:
     """Say why rule `index` fits none of the sites: which selector fails, and what is near it."""
     text = rule_text(rules, index)
-    return f"Change or drop {text}: it fits no product. {_reason(rules[index], sites, text)}"
+    return (
+        f"Change or drop {text}: it fits no product. {_reason(rules[index], sites, text, readers)}"
+    )
 
 
-def _reason(rule: Rule, sites: Sequence[SiteLike], text: str) -> str:
+def _reason(rule: Rule, sites: Sequence[SiteLike], text: str, readers: Readers) -> str:
     if not sites:
         return "This program has no product at all."
     # `where` may rely on the other selectors, so it is never asked alone.
     selectors = [s for s in rule.selectors() if s.field != "where"]
     fitting = [(s, _fitting([s], sites, text)) for s in selectors]
     if failed := [selector for selector, fits in fitting if not fits]:
-        return " ".join(hint(selector, sites) for selector in failed)
+        return " ".join(elsewhere(s, readers) or _implied(rule, s) + hint(s, sites) for s in failed)
     if together := _fitting(selectors, sites, text):
         where = rule.selectors()[-1]
         return f"{where} is false for all {len(together)} that its other selectors fit."
     return _conjunction(rule, fitting, sites)
+
+
+def _implied(rule: Rule, selector: Selector) -> str:
+    unasked = selector.field == "role" and rule.role is None
+    return "Without role= a rule is for 'forward' products. " if unasked else ""
 
 
 def _fitting(selectors: Iterable[Selector], sites: Sequence[SiteLike], text: str) -> set[int]:
@@ -89,7 +112,12 @@ def _shadowed(
             earlier = sorted({rule for i in ids if (rule := chosen[i]) is not None})
             by = " and ".join(rule_text(rules, rule) for rule in earlier)
             notes.append(
-                f"{rule_text(rules, index)} decides nothing: all {taken} that it fits "
-                f"are taken by {by}. The first rule that fits wins: move it up, or drop it."
+                f"{rule_text(rules, index)} decides nothing: {_all(taken)} that it fits "
+                f"{'is' if taken == 1 else 'are'} taken by {by}. "
+                "The first rule that fits wins: move it up, or drop it."
             )
     return tuple(notes)
+
+
+def _all(count: int) -> str:
+    return "the only product" if count == 1 else f"all {count} products"
