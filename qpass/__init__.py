@@ -14,6 +14,7 @@ from qpass.api import transform as transform
 from qpass.compare import Comparison as Comparison
 from qpass.errors import CallError as CallError
 from qpass.errors import CorruptTensorError as CorruptTensorError
+from qpass.errors import DerivativeError as DerivativeError
 from qpass.errors import PlanError as PlanError
 from qpass.errors import QPassError as QPassError
 from qpass.errors import QuantizeError as QuantizeError

@@ -34,5 +34,9 @@ class QuantizeError(QPassError, ValueError):
     """A value cannot be quantized: wrong dtype, non-finite numbers, impossible axes."""
 
 
+class DerivativeError(QPassError, NotImplementedError):
+    """A derivative that this version of JAX cannot take through a quantized product."""
+
+
 class CallError(QPassError, TypeError):
     """A transformed function was called with arguments that do not fit it."""

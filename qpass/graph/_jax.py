@@ -21,7 +21,7 @@ import jax.core
 import jax.extend.core as jex
 import jax.extend.source_info_util as source_info
 from jax.extend.core import primitives
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 if TYPE_CHECKING:  # JAX declares every aval as AbstractValue, which has neither shape nor dtype
     from typing import Any as Jaxpr
@@ -34,7 +34,17 @@ Primitive = jex.Primitive
 Var = jex.Var
 ShapedArray = jax.core.ShapedArray
 
-__all__ = ["Jaxpr", "JaxprEqn", "Literal", "Primitive", "ShapedArray", "Var", "batching", "mlir"]
+__all__ = [
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Primitive",
+    "ShapedArray",
+    "Var",
+    "ad",
+    "batching",
+    "mlir",
+]
 
 
 def sub_jaxprs(value: Any) -> Iterator[Jaxpr]:

@@ -21,6 +21,9 @@ from qpass.graph.provenance import Flow, Origin
 Path = tuple[tuple[int, str], ...]
 Key = tuple[Path, int]
 
+# The scope of quantized products that are made of JAX's own, so that nobody quantizes them again.
+QUANTIZED_SCOPE = "qpass.quantized"
+
 
 @dataclass(frozen=True)
 class Place:

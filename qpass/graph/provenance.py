@@ -87,6 +87,8 @@ def follow(eqn: JaxprEqn, flows: Sequence[Flow], node: int | None = None) -> lis
     name = eqn.primitive.name
     if name in ELEMENT_FOR_ELEMENT:
         return [_step(eqn, flow, _same, node) for flow in flows]
+    if name == "select_n" and _is_one_value(flows[1:]):
+        return [_step(eqn, flows[1], _same, node)]
     rule = LAYOUT.get(name)
     if rule is not None:
         return [_step(eqn, flows[0], rule, node)]
@@ -94,10 +96,28 @@ def follow(eqn: JaxprEqn, flows: Sequence[Flow], node: int | None = None) -> lis
     return [Lost(name, source_line(eqn), because, node) for _ in eqn.outvars]
 
 
-def continues(eqn: JaxprEqn, operand: int) -> bool:
+def continues(eqn: JaxprEqn, operand: int, flows: Sequence[Flow]) -> bool:
     """Whether ``eqn`` only re-arranges this operand, so that reading it is no use in itself."""
     name = eqn.primitive.name
+    if name == "select_n":
+        return operand > 0 and _is_one_value(flows[1:])
     return name in ELEMENT_FOR_ELEMENT or (name in LAYOUT and operand == 0)
+
+
+def _is_one_value(flows: Sequence[Flow]) -> bool:
+    """Whether a choice between these chooses only where gradients go: `vmap` of `cond` makes such.
+
+    Under a mapped predicate every branch runs, each on ``select(mine, w, stop_gradient(w))``.
+    """
+    first = flows[0]
+    return isinstance(first, Origin) and all(
+        isinstance(flow, Origin) and _value(flow) == _value(first) for flow in flows
+    )
+
+
+def _value(origin: Origin) -> tuple:
+    steps = [step.eqn for step in origin.steps if str(step) != "stop_gradient"]
+    return origin.leaf, origin.axes, [id(eqn) for eqn in steps]
 
 
 def _step(eqn: JaxprEqn, flow: Flow, rule: Callable, node: int | None) -> Flow:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.sharded import product_of_codes
@@ -85,7 +86,8 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
     w = jax.tree.unflatten(tree, arrays)
     if spec.sharding is not None:
-        return sharded_dot(spec, x, w)
+        with jax.named_scope(QUANTIZED_SCOPE):
+            return sharded_dot(spec, x, w)
     layout = lay_out(spec, x.ndim, w)
     operands, group = _operands(spec, layout, x, w)
     lhs, rhs, rhs_scale, *rest = operands

@@ -18,7 +18,7 @@ Operands = Sequence[Any]
 
 
 def apply_layout(eqn: JaxprEqn, operands: Operands) -> Any | None:
-    """Apply ``eqn`` to a wrapped first operand (all operands for a barrier).
+    """Apply ``eqn`` to a wrapped first operand (any operand for a barrier or a choice).
 
     Returns:
         a QTensor (a list of results for ``optimization_barrier``), or None where the scales
@@ -27,7 +27,7 @@ def apply_layout(eqn: JaxprEqn, operands: Operands) -> Any | None:
     rule = LAYOUT.get(eqn.primitive.name)
     if rule is None:
         return None
-    if eqn.primitive.name != "optimization_barrier" and not isinstance(operands[0], QTensor):
+    if eqn.primitive.name not in OF_ALL_OPERANDS and not isinstance(operands[0], QTensor):
         return None
     return rule(eqn, operands)
 
@@ -68,12 +68,29 @@ def _convert(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     return operands[0].astype(eqn.params["new_dtype"])
 
 
-def _unchanged(eqn: JaxprEqn, operands: Operands) -> QTensor:
-    return operands[0]
+def _stop_gradient(eqn: JaxprEqn, operands: Operands) -> QTensor:
+    """Codes and scales bring no gradient in any case."""
+    q = operands[0]
+    return q if q.latent is None else replace(q, latent=lax.stop_gradient(q.latent))
+
+
+def _select(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+    """A choice between one tensor and itself: only where its gradient goes is chosen."""
+    which, first, *others = operands
+    if not all(_has_codes_of(q, first) for q in others):
+        return None
+    latents = [q.latent for q in (first, *others)]
+    none = any(latent is None for latent in latents)
+    return replace(first, latent=None if none else lax.select_n(which, *latents))
+
+
+def _has_codes_of(q: Any, first: Any) -> bool:
+    same = isinstance(q, QTensor) and isinstance(first, QTensor)
+    return same and q.codes is first.codes and q.scale is first.scale
 
 
 def _each(eqn: JaxprEqn, operands: Operands) -> QTensor:
-    """Equations that mean the same for every array inside: casts of varying axes, copies."""
+    """Equations that mean the same for every array inside: varying axes, copies, names."""
     return jax.tree.map(lambda array: bind(eqn, [array])[0], operands[0])
 
 
@@ -131,7 +148,7 @@ LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
         "copy_p": _each,
         "dynamic_slice": _dynamic_slice,
         "gather": _gather,
-        "name": _unchanged,
+        "name": _each,
         "optimization_barrier": _barrier,
         "pcast": _each,
         "pvary": _each,
@@ -141,10 +158,12 @@ LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
         "sharding_constraint": _constraint,
         "slice": _slice,
         "squeeze": _squeeze,
-        "stop_gradient": _unchanged,
+        "select_n": _select,
+        "stop_gradient": _stop_gradient,
         "transpose": _transpose,
     }
 )
+OF_ALL_OPERANDS = frozenset({"optimization_barrier", "select_n"})
 
 
 def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | None:

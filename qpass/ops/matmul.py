@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qpass.graph._jax import Primitive, ShapedArray, batching, mlir
+from qpass.errors import DerivativeError
+from qpass.graph._jax import Primitive, ShapedArray, ad, batching, mlir
 from qpass_kernels import Kernel, Product, select
 
 quantized_matmul_p = Primitive("quantized_matmul")
@@ -143,14 +144,35 @@ def _out_of_axis(out: Any, axis: int, size: int) -> tuple[Any, int]:
     return jnp.reshape(out, shape), axis
 
 
+def _no_rule(*args, **params):
+    """Reached where JAX has lost the straight-through rule of the product around the primitive.
+
+    jax 0.11 does so to every ``custom_jvp`` inside a ``scan`` that has been differentiated in
+    reverse, whoever wrote it: a second derivative then takes that of the function's own body.
+    """
+    raise DerivativeError(
+        "differentiate this scan once only, or first in forward mode (grad of jvp): before jax "
+        f"0.12 (this is {jax.__version__}), a scan differentiated in reverse loses the derivative "
+        "rules inside. A loop written in Python keeps them too."
+    )
+
+
 @partial(jax.jit, static_argnames=("group", "out", "kernels"))
-def _eager(*args, group, out, kernels):
+def _jitted(*args, group, out, kernels):
     return quantized_matmul_p.bind(*args, group=group, out=out, kernels=kernels)
+
+
+def _eager(*args, **params):
+    """One product by itself, where nothing is lowered: compiled, unless that is switched off."""
+    if jax.config.jax_disable_jit:
+        return _run(*args, platform=jax.default_backend(), **params)
+    return _jitted(*args, **params)
 
 
 quantized_matmul_p.def_impl(_eager)
 quantized_matmul_p.def_abstract_eval(_abstract)
 batching.primitive_batchers[quantized_matmul_p] = _batch
+ad.primitive_jvps[quantized_matmul_p] = _no_rule
 for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(
         quantized_matmul_p,

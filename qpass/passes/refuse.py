@@ -8,6 +8,7 @@ import numpy as np
 
 from qpass.errors import RuleError
 from qpass.graph.sites import Site
+from qpass.numerics import PerGroup
 from qpass.plan import Decision, Plan
 
 BACKWARD = frozenset({"dlhs", "drhs"})
@@ -33,7 +34,9 @@ def refuse(plan: Plan) -> Plan:
 def _refuse(plan: Plan, decision: Decision) -> Decision:
     if decision.action is None:
         return decision
-    reason = why_not(decision.site) or _why_not_rule(plan, decision.site)
+    reason = (
+        why_not(decision.site) or _why_not_scheme(decision) or _why_not_rule(plan, decision.site)
+    )
     return decision if reason is None else replace(decision, action=None, reason=reason)
 
 
@@ -62,10 +65,20 @@ def _why_not_dtype(site: Site) -> str | None:
 def _why_not_shape(site: Site) -> str | None:
     if 0 in (*site.lhs_shape, *site.rhs_shape):
         return "empty product"
-    if not site.contract[0]:
-        return "outer product: nothing is contracted"
-    symbolic = [d for d in site.rhs_shape if not isinstance(d, int)] if site.weight == 1 else []
-    return f"weight with symbolic sizes {symbolic}" if symbolic else None
+    return None if site.contract[0] else "outer product: nothing is contracted"
+
+
+def _why_not_scheme(decision: Decision) -> str | None:
+    """Groups are counted when the program is traced, which takes the size that they cut."""
+    site, scheme = decision.site, decision.quantized.scheme
+    if scheme.weight is None:
+        return "neither operand is a weight, and the rule gives no act= or grad="
+    grouped = [q for q in (scheme.weight, scheme.act) if q and isinstance(q.granularity, PerGroup)]
+    symbolic = [site.lhs_shape[d] for d in site.contract[0]]
+    symbolic = [str(n) for n in symbolic if not isinstance(n, int)]
+    if not grouped or not symbolic:
+        return None
+    return f"groups along the symbolic size {', '.join(symbolic)}"
 
 
 def _why_not_rule(plan: Plan, site: Site) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 
 from qpass.graph.dataflow import Key, Use
 from qpass.graph.provenance import Origin, Step
@@ -31,9 +32,11 @@ from qpass.passes.unstored import (
 from qpass.plan import Decision, Plan
 
 # Steps that every per-channel QTensor follows whatever its sizes: no need to try them out.
-SAFE_STEPS = frozenset({"transpose", "squeeze", "convert_element_type", "copy", "name"})
+SAFE_STEPS = frozenset(
+    {"transpose", "squeeze", "convert_element_type", "copy", "name", "stop_gradient", "select_n"}
+)
 # Steps that move nothing; casts of varying axes cannot be tried out outside of their shard_map.
-UNMOVED = frozenset({"optimization_barrier", "pcast", "pvary", "reduced_vary_cast"})
+UNMOVED = frozenset({"optimization_barrier", "pcast", "pvary", "reduced_vary_cast", "select_n"})
 
 
 def store(plan: Plan) -> Plan:
@@ -169,8 +172,9 @@ def _is_safe(step: Step) -> bool:
 
 def _apply(step: Step, q: QTensor) -> QTensor | None:
     if step.eqn is None:
-        return jax.tree.map(lambda array: array[0], q.stacked(1))
+        # Only shapes count here, and a stack of no layers has no first one.
+        return jax.tree.map(lambda array: jnp.zeros(array.shape[1:], array.dtype), q.stacked(1))
     if step.eqn.primitive.name in UNMOVED:
         return q
-    zeros = [jax.numpy.zeros(v.aval.shape, v.aval.dtype) for v in step.eqn.invars[1:]]
+    zeros = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in step.eqn.invars[1:]]
     return apply_layout(step.eqn, [q, *zeros])
