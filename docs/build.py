@@ -5,26 +5,47 @@ of all types again; ``--performance`` rewrites the performance page from ``bench
 """
 
 import argparse
+import contextlib
+import io
 import json
 import re
+import runpy
+from functools import cache
 from pathlib import Path
 
 from qpass_bench import pages
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- example: (\S+) -->\n+)(?:```python\n.*?```)?", re.DOTALL)
+OUTPUT = re.compile(r"(<!-- output: (\S+), ([\w ]+) -->\n+)(?:```text\n.*?```)?", re.DOTALL)
 
 
 def put_examples() -> None:
-    """Copy every example into the page that names it."""
+    """Copy every example, and what it prints, into the page that names it."""
     for page in DOCS.glob("*.md"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(MARK.sub(_block, text), encoding="utf-8")
+        page.write_text(OUTPUT.sub(_printed, MARK.sub(_block, text)), encoding="utf-8")
 
 
 def _block(match: re.Match) -> str:
     code = (DOCS / "examples" / match[2]).read_text(encoding="utf-8")
     return f"{match[1]}```python\n{code}```"
+
+
+def _printed(match: re.Match) -> str:
+    return f"{match[1]}```text\n{outputs(match[2])[match[3]]}\n```"
+
+
+@cache
+def outputs(name: str) -> dict[str, str]:
+    """What an example prints, by the headings in it: lines such as ``--- stored``."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(str(DOCS / "examples" / name))
+    parts = re.split(r"^--- (.+)$", printed.getvalue(), flags=re.MULTILINE)
+    return {
+        heading: text.strip("\n") for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from qpass.graph._jax import JaxprEqn, source_line
@@ -10,6 +11,8 @@ from qpass.graph.dataflow import Dataflow
 from qpass.graph.program import Program
 from qpass.graph.provenance import ELEMENT_FOR_ELEMENT, Flow, Lost, Origin
 from qpass.graph.reads import Reads, reads
+
+SHOWN = 6  # operands of one operation that a sentence names
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ class Trails:
 
     def _operands(self, equation: int) -> list[str]:
         """What each operand of an equation is: a leaf, or what it is computed from."""
-        return [self._operand(node) for node in self.dataflow.graph.predecessors(equation)]
+        nodes = self.dataflow.graph.predecessors(equation)
+        names = [self._operand(node) for node in islice(nodes, SHOWN + 1)]
+        return [*names[:SHOWN], "…"] if len(names) > SHOWN else names
 
     def _operand(self, node: int) -> str:
         flow = self.dataflow.flows[node]

@@ -8,6 +8,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
+OUTPUT = re.compile(r"<!-- output: (\S+), ([\w ]+) -->\n+```text\n(.*?)\n```", re.DOTALL)
 MARK = re.compile(r"<!-- example: (\S+) -->\n+```python\n(.*?)```", re.DOTALL)
 
 
@@ -24,3 +25,16 @@ def test_a_page_shows_the_example(path):
         for name, code in MARK.findall(page.read_text(encoding="utf-8"))
     }
     assert shown.get(path.name) == path.read_text(encoding="utf-8")
+
+
+def test_pages_show_what_examples_print():
+    shown = [
+        (page.name, *match)
+        for page in DOCS.glob("*.md")
+        for match in OUTPUT.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert {page for page, *_ in shown} == {"diagnostics.md"}
+    outputs = runpy.run_path(str(DOCS / "build.py"))["outputs"]
+    for page, example, heading, text in shown:
+        assert outputs(example)[heading] == text, page
+    assert {heading for *_, heading, _ in shown} == set(outputs("diagnostics.py"))

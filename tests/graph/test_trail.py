@@ -51,6 +51,14 @@ EXPECTED = {
         lambda p, x: x @ (p["a"] + p["b"] + p["c"] + p["d"] + p["e"] + p["f"]),
         ["from a, b, c, d, … and f"],
     ),
+    "a long list": (
+        lambda p, x: x @ jnp.concatenate([p[k] for k in "abcdefabc"])[:8],
+        ["from a and b and c and d and e and f"],
+    ),
+    "many operands": (
+        lambda p, x: x @ jnp.concatenate([jnp.sin(p[k]) for k in "abcdef"] + [p["a"]])[:8],
+        ["from a and b and c and d and e and f and …"],
+    ),
     "twice the same": (lambda p, x: x @ (p["a"] * p["a"]), ["a new value from a"]),
     "a branch": (
         lambda p, x: x @ lax.cond(x[0, 0] > 0, lambda a, b: a, lambda a, b: b, p["a"], p["b"]),
@@ -95,6 +103,15 @@ def test_a_loop_that_changes_a_weight():
     assert "carried and updated by the loop" in trails.describe(w)
     assert trails.describe(w).endswith("from a, b")  # b arrives by the other carry's next round
     assert trails.derived(w)
+
+
+def test_an_activation_that_a_loop_carries():
+    def loop(p, x):
+        return lax.scan(lambda c, w: (jnp.tanh(c @ w), None), jnp.sin(x), jnp.stack([p["a"]] * 2))
+
+    x, _ = described(loop)
+    assert x.startswith("scan at test_trail.py:")
+    assert x.endswith("(carried and updated by the loop) computes a new value from an activation")
 
 
 def test_values_of_derivative_rules():
