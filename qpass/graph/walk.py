@@ -13,7 +13,7 @@ from qpass.graph._jax import (
     name_stack,
     source_line,
 )
-from qpass.graph.dataflow import Dataflow, Found, Key, Place, Use
+from qpass.graph.dataflow import QUANTIZED_SCOPE, Dataflow, Found, Key, Place, Use
 from qpass.graph.derivatives import (
     CONTRACTIONS,
     JvpProgram,
@@ -21,7 +21,7 @@ from qpass.graph.derivatives import (
     derivative_programs,
 )
 from qpass.graph.higher_order import Body, bodies
-from qpass.graph.opaque import why_opaque
+from qpass.graph.opaque import ALREADY, why_opaque
 from qpass.graph.program import Program
 from qpass.graph.provenance import Flow, Lost, Origin, continues, follow, leaf_origin, scan_slice
 
@@ -126,16 +126,17 @@ class _Walk:
             source=source,
             eqn=eqn,
         )
+        flows = [self.flow[n] for n in operands]
         for slot, operand in enumerate(operands):
             self.graph.add_edge(operand, node, slot=slot)
-            if not continues(eqn, slot):
+            if not continues(eqn, slot, flows):
                 self.use(operand, eqn.primitive.name, source, key, eqn)
         if eqn.primitive.name in CONTRACTIONS:
-            self.contractions.append(self._found(eqn, operands, place, key))
+            self._contraction(self._found(eqn, operands, place, key))
         else:
             self._note_opaque(eqn, operands, place, key)
-        flows = follow(eqn, [self.flow[n] for n in operands], node)
-        return self._results(eqn, flows, [[node]] * len(flows))
+        results = follow(eqn, flows, node)
+        return self._results(eqn, results, [[node]] * len(results))
 
     def _results(self, eqn: JaxprEqn, flows: list[Flow], sources: list[list[int]]) -> list[int]:
         results = []
@@ -148,6 +149,12 @@ class _Walk:
         flows = tuple(self.flow[n] for n in operands)
         tangent = not self.tangents.isdisjoint(operands)
         return Found(eqn, key, _inside(place, eqn), flows, tuple(operands), tangent)
+
+    def _contraction(self, found: Found) -> None:
+        if QUANTIZED_SCOPE in found.place.scopes:
+            self.opaque.append((found, ALREADY))
+        else:
+            self.contractions.append(found)
 
     def _note_opaque(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> None:
         reason = why_opaque(eqn)
