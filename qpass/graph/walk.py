@@ -24,6 +24,7 @@ from qpass.graph.higher_order import Body, bodies
 from qpass.graph.opaque import ALREADY, why_opaque
 from qpass.graph.program import Program
 from qpass.graph.provenance import Flow, Lost, Origin, continues, follow, leaf_origin, scan_slice
+from qpass.graph.tangents import reached_inputs
 
 # Derivative rules inside derivative rules: one that calls its own function would never end. Beyond,
 # JAX differentiates the function itself.
@@ -109,9 +110,8 @@ class _Walk:
         key = (place.path, index)
         inner = bodies(eqn)
         if inner:
-            results = self._enter(eqn, inner, operands, place, key)
-        else:
-            results = self._first_order(eqn, operands, place, key)
+            return self._enter(eqn, inner, operands, place, key)
+        results = self._first_order(eqn, operands, place, key)
         if not self.tangents.isdisjoint(operands):
             self.tangents.update(results)
         return results
@@ -186,6 +186,7 @@ class _Walk:
         here = _inside(place, eqn)
         for body in inner:
             inputs = [self._body_input(eqn, body, p, operands) for p in range(len(body.operands))]
+            self._mark_tangents(body, inputs, operands)
             path = (*place.path, (key[1], body.key))
             nested = replace(here, path=path, repeats=here.repeats * body.repeats)
             outputs = self.jaxpr(body.jaxpr, inputs, nested)
@@ -194,7 +195,18 @@ class _Walk:
                 for above, output in zip(sources, outputs, strict=True):
                     above.append(output)
         self._derivatives(eqn, operands, here, key)
-        return self._results(eqn, flows, sources)
+        results = self._results(eqn, flows, sources)
+        self.tangents.update(
+            result
+            for result, above in zip(results, sources, strict=True)
+            if not self.tangents.isdisjoint(above)
+        )
+        return results
+
+    def _mark_tangents(self, body: Body, inputs: list[int], operands: list[int]) -> None:
+        marked = [operands[position] in self.tangents for position in body.operands]
+        reached = zip(inputs, reached_inputs(body, marked), strict=True)
+        self.tangents.update(node for node, is_reached in reached if is_reached)
 
     def _body_input(self, eqn: JaxprEqn, body: Body, position: int, operands: list[int]) -> int:
         operand = operands[body.operands[position]]
@@ -206,8 +218,6 @@ class _Walk:
             flow = Lost(eqn.primitive.name, source_line(eqn), "carried and updated by the loop")
         node = self.value("value", body.jaxpr.invars[position].aval, flow)
         self.graph.add_edge(operand, node, eqn=eqn)
-        if operand in self.tangents:
-            self.tangents.add(node)
         return node
 
     def _leave(self, body: Body, inputs: list[int], outputs: list[int], flows: list[Flow]) -> None:

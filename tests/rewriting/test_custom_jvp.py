@@ -47,6 +47,37 @@ def test_inside_scan_and_remat():
     check(model, {"w": W["w"]}, X)
 
 
+def twice_the_derivative_of_scans(dot):
+    """The tangent of the carry begins as zero: nothing but the loop makes it one."""
+
+    def step(c, w):
+        return jnp.tanh(dot(c, w)), None
+
+    def layers(w, x):
+        return lax.scan(step, lax.scan(step, x, w)[0], w)[0]
+
+    call = jax.custom_jvp(layers)
+
+    @call.defjvp
+    def _(primals, tangents):
+        w, x = primals
+        out, slope = jax.jvp(lambda w: layers(w, x), (w,), tangents[:1])
+        return out, 2.0 * slope
+
+    return lambda p, x: call(p["w"], x)
+
+
+def test_scans_differentiated_by_a_rule():
+    model = twice_the_derivative_of_scans(plain)
+    q = qpass.transform(model, qpass.Rule(weight="int8"))
+    rounded = {"w": jax.vmap(functools.partial(seen, quantized))(W["w"])}
+    slope = jax.jit(jax.grad(lambda f, p: total(f(p, X)), 1), static_argnums=0)
+    close(slope(q, W)["w"], slope(model, rounded)["w"])
+    rule = [d for d in q.plan(W, X).decisions if "jvp" in d.site.id]
+    assert sum(d.site.role == "tangent" for d in rule) == 4
+    assert sum(d.site.role == "forward" and d.action is not None for d in rule) == 2
+
+
 def test_nondifferentiated_and_integer_arguments():
     def model(dot):
         @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
