@@ -9,7 +9,7 @@ ARGS ?=
 
 NETWORKS := tests/models/requirements.txt
 OLDEST_JAX := jax==0.11.2 jaxlib==0.11.2
-OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tests/kernels tests/numerics tests/fuzz tests/test_*.py)
+OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tests/kernels tests/numerics tests/peers tests/fuzz tests/test_*.py)
 
 # An interpreter counts only if it starts: pyenv's shims exist for versions that are switched off,
 # and Debian's python3 comes without ensurepip, so without venv.
@@ -105,7 +105,7 @@ $(VENV)/demo.stamp: $(VENV)/venv.stamp
 	$(call install,$(VENV),-e ".[demo]")
 
 $(VENV)/test.stamp: $(VENV)/venv.stamp
-	$(call install,$(VENV),-e ".[test]")
+	$(call install,$(VENV),-e ".[test$(comma)peers]")
 
 $(VENV)/lint.stamp: $(VENV)/venv.stamp
 	$(call install,$(VENV),-e ".[test$(comma)lint]")

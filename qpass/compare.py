@@ -37,11 +37,14 @@ class Comparison:
             the same activations, so the figure is the error that this site adds by itself.
         result: relative error of the program's floating results, all sites together.
         layers: for a site inside a scan, its relative error in each iteration.
+        unseen: ids of quantized sites that did not run: of a branch that was not taken, or of a
+            loop without iterations. Nothing is known of their error.
     """
 
     sites: tuple[SiteError, ...]
     result: float
     layers: dict[str, tuple[float, ...]]
+    unseen: tuple[str, ...] = ()
 
     def table(self) -> Any:
         """A rich table, worst site first."""
@@ -60,7 +63,8 @@ class Comparison:
 
     def __str__(self) -> str:
         total = f"relative error of the result: {self.result:.3g}"
-        return f"{to_text(self.table())}\n{total}"
+        unseen = f"\ndid not run: {', '.join(self.unseen)}" if self.unseen else ""
+        return f"{to_text(self.table())}\n{total}{unseen}"
 
 
 def compare(plan: Plan, call: Call) -> Comparison:
@@ -71,22 +75,35 @@ def compare(plan: Plan, call: Call) -> Comparison:
         call: the arguments, with float parameters.
 
     Raises:
-        CallError: a parameter is already quantized, so that there is no float to compare with.
+        CallError: a parameter is already quantized, so that there is no float to compare with, or
+            no quantized site ran, so that nothing is compared.
     """
     for leaf, value in zip(call.leaves, call.values, strict=True):
         if isinstance(value, QTensor):
             raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
     taps, result = jax.jit(lambda values: _run(plan, values))(list(call.values))
     tapped = [(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]
-    errors = [_site_error(decision, tap) for decision, tap in tapped]
-    layers = {decision.site.id: _per_layer(tap) for decision, tap in tapped}
+    seen = [(decision, tap) for decision, tap in tapped if _runs(tap)]
+    unseen = tuple(decision.site.id for decision, tap in tapped if not _runs(tap))
+    if unseen and not seen:
+        raise CallError(
+            f"compare on arguments that reach the quantized products; {', '.join(unseen)} did not "
+            "run (a branch that was not taken, or a loop without iterations)."
+        )
+    errors = [_site_error(decision, tap) for decision, tap in seen]
+    layers = {decision.site.id: _per_layer(tap) for decision, tap in seen}
     stacked = {site: values for site, values in layers.items() if len(values) > 1}
-    return Comparison(worst_first(errors), _ratio(*result), stacked)
+    return Comparison(worst_first(errors), _ratio(*result), stacked, unseen)
 
 
 def _tapped(plan: Plan, taps: dict) -> list[Decision]:
-    """Quantized sites that ran: those of derivative rules run only under differentiation."""
+    """Quantized sites of programs that run: derivative rules do so only under differentiation."""
     return [d for d in plan.decisions if d.action and tap_name(d.site.key) in taps]
+
+
+def _runs(tap: tuple) -> float:
+    """How often a site ran."""
+    return float(jnp.sum(tap[2]))
 
 
 def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
@@ -103,11 +120,11 @@ def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
     return taps, (sum(p[0] for p in pairs), sum(p[1] for p in pairs))
 
 
-def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> tuple[Any, Any]:
-    """Power of the error and of the float product, summed over the site's result."""
+def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> tuple:
+    """Power of the error and of the float product, summed over the site's result; and one run."""
     floats = [v.latent if isinstance(v, QTensor) else v for v in operands]
     (exact,) = bind(eqn, floats)
-    return _powers(exact, result)
+    return *_powers(exact, result), jnp.ones(())
 
 
 def _powers(exact: Any, result: Any) -> tuple[Any, Any]:
@@ -115,8 +132,8 @@ def _powers(exact: Any, result: Any) -> tuple[Any, Any]:
     return jnp.sum((exact - result) ** 2), jnp.sum(exact**2)
 
 
-def _per_layer(tap: tuple[Any, Any]) -> tuple[float, ...]:
-    error, signal = (jnp.ravel(t) for t in tap)
+def _per_layer(tap: tuple) -> tuple[float, ...]:
+    error, signal = (jnp.ravel(t) for t in tap[:2])
     return tuple(_ratio(e, s) for e, s in zip(error, signal, strict=True))
 
 
@@ -128,8 +145,8 @@ def _ratio(error: Any, signal: Any) -> float:
     return math.sqrt(error / signal)
 
 
-def _site_error(decision: Decision, tap: tuple[Any, Any]) -> SiteError:
-    relative = _ratio(*(jnp.sum(t) for t in tap))
+def _site_error(decision: Decision, tap: tuple) -> SiteError:
+    relative = _ratio(*(jnp.sum(t) for t in tap[:2]))
     return SiteError(
         site=decision.site.id,
         weight=decision.site.weight_path,

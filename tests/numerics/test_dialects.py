@@ -109,7 +109,7 @@ def test_names_with_suggestions():
     with pytest.raises(RuleError, match=r"'int8 qwic'.*'qwix'"):
         as_quantizer("int8 qwic")
     with pytest.raises(QPassError, match=r"None is none: known: 'qpass', 'qwix'"):
-        qpass.transform(CASES["matmul"].fn, rules("int8"), dialect=None)  # pyright: ignore
+        qpass.transform(CASES["matmul"].fn, rules("int8"), dialect=None)
 
 
 def test_the_option_is_for_quantizers_without_one():
