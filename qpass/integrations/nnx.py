@@ -70,7 +70,7 @@ class State:
 
     Attributes:
         nodes: the objects, in the order of the arguments.
-        restructured: whether they changed by more than their values, or are part of the result.
+        restructured: whether they changed by more than their values, or the result shares some.
     """
 
     nodes: tuple[Node, ...]
@@ -96,11 +96,12 @@ class NnxCall:
             opened = _open((args, kwargs), context)
         objects = tuple(_objects(opened))
         result = fn(*opened[0], **opened[1])
-        if not holds_nodes(result):
+        if not _share(objects, result):
             with nnx.split_context() as context:
                 nodes = self._close(objects, context)
             if _same_structure(nodes, _nodes((args, kwargs))):
-                return result, State(nodes, restructured=False)
+                with nnx.split_context() as context:
+                    return self._close(result, context), State(nodes, restructured=False)
         with nnx.split_context(TAG) as context:
             nodes, result = self._close((objects, result), context)
         return result, State(nodes, restructured=True)
@@ -114,7 +115,8 @@ class NnxCall:
         before = _nodes((self.args, self.kwargs))
         for target, old, new in zip(self.objects, before, state.nodes, strict=True):
             _update(target, old, new)
-        return result
+        with nnx.merge_context() as context:
+            return _open(result, context)
 
     def restore(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """New objects; what they shared they share again."""
@@ -152,6 +154,15 @@ def holds_nodes(tree: Any) -> bool:
 
 def _objects(tree: Any) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_node) if is_node(leaf)]
+
+
+def _share(tree: Any, other: Any) -> bool:
+    """Whether an object or a Variable of one tree is in the other, too."""
+
+    def nodes(tree: Any) -> set[int]:
+        return {id(node) for _, node in nnx.iter_graph(_objects(tree)) if is_node(node)}
+
+    return not nodes(tree).isdisjoint(nodes(other))
 
 
 def _nodes(tree: Any) -> list[Node]:
