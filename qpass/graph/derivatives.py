@@ -7,6 +7,7 @@ and `jax.jvp` of the equation itself, so whatever the user's rule does is in the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ class VjpPrograms:
         bwd: residuals, then cotangents of the floating results -> cotangents of the operands
             listed in ``differentiable``.
         n_consts: leading operands that are closed over, never differentiated.
+        stop: operands from here on are not differentiated either: the rule refuses their tangents.
         differentiable: positions of the operands that get a cotangent.
         floating_results: positions of the results that bring one.
     """
@@ -44,6 +46,7 @@ class VjpPrograms:
     fwd: Jaxpr
     bwd: Jaxpr
     n_consts: int
+    stop: int
     differentiable: tuple[int, ...]
     floating_results: tuple[int, ...]
 
@@ -72,16 +75,52 @@ def derivative_programs(eqn: JaxprEqn) -> VjpPrograms | JvpProgram | None:
     traced but not run once that trace has ended. Differentiation of the whole then fails as it
     does under `jax.jit`; the values are right.
     """
-    trace = {"custom_vjp_call": _trace_vjp, "custom_jvp_call": _trace_jvp}.get(eqn.primitive.name)
+    trace = {"custom_vjp_call": _vjp_programs, "custom_jvp_call": _jvp_program}.get(
+        eqn.primitive.name
+    )
     if trace is None:
         return None
     with equation_context(eqn):
-        programs = _past_constants(trace, eqn)
+        programs = trace(eqn)
     if isinstance(programs, VjpPrograms):
         jaxprs = (eqn.params["call_jaxpr"], programs.fwd, programs.bwd)
     else:
         jaxprs = (eqn.params["call_jaxpr"], programs.jvp)
     return programs if any(map(contains_contraction, jaxprs)) else None
+
+
+def _jvp_program(eqn: JaxprEqn) -> JvpProgram:
+    return _past_constants(_trace_jvp, eqn)
+
+
+def _vjp_programs(eqn: JaxprEqn) -> VjpPrograms:
+    """The rule's programs for all operands; for as many as it takes, where it refuses the rest.
+
+    With symbolic zeros a rule sees which operands are differentiated and may refuse some, as those
+    of `equinox.filter_custom_vjp` refuse all but their first argument. The last that is taken is
+    found by halving; to differentiate one behind it stays an error.
+    """
+    try:
+        return _past_constants(_trace_vjp, eqn)
+    except Exception:
+        programs = _first_operands(eqn) if eqn.params["symbolic_zeros"] else None
+        if programs is None:
+            raise
+        return programs
+
+
+def _first_operands(eqn: JaxprEqn) -> VjpPrograms | None:
+    floating = float_positions([v.aval for v in eqn.invars])
+    taken, refused = 0, len(floating)
+    programs = None
+    while refused - taken > 1:
+        middle = (taken + refused) // 2
+        try:
+            programs = _past_constants(partial(_trace_vjp, stop=floating[middle]), eqn)
+            taken = middle
+        except Exception:  # whatever the rule raises for a tangent that it does not want
+            refused = middle
+    return programs
 
 
 def _past_constants(trace: Callable, eqn: JaxprEqn) -> Any:
@@ -126,16 +165,17 @@ def _call(eqn: JaxprEqn, operands: list) -> list:
         return bind(eqn, operands)
 
 
-def _trace_vjp(eqn: JaxprEqn, n_consts: int) -> VjpPrograms:
+def _trace_vjp(eqn: JaxprEqn, n_consts: int, stop: int | None = None) -> VjpPrograms:
     avals = [v.aval for v in eqn.invars]
     results = [v.aval for v in eqn.outvars]
+    stop = len(avals) if stop is None else stop
     floating = float_positions(results)
-    differentiable = tuple(i for i in float_positions(avals) if i >= n_consts)
+    differentiable = tuple(i for i in float_positions(avals) if n_consts <= i < stop)
     structure = {}
 
     def fwd(*operands):
-        consts, args = operands[:n_consts], operands[n_consts:]
-        out, pull = jax.vjp(lambda *a: _call(eqn, [*consts, *a]), *args)
+        consts, args, rest = operands[:n_consts], operands[n_consts:stop], operands[stop:]
+        out, pull = jax.vjp(lambda *a: _call(eqn, [*consts, *a, *rest]), *args)
         residuals, structure["pull"] = jax.tree.flatten(pull)
         return out, residuals
 
@@ -146,7 +186,7 @@ def _trace_vjp(eqn: JaxprEqn, n_consts: int) -> VjpPrograms:
 
     fwd_jaxpr, (_, residuals) = jax.make_jaxpr(fwd, return_shape=True)(*avals)
     bwd_jaxpr = jax.make_jaxpr(bwd)(residuals, [results[i] for i in floating])
-    return VjpPrograms(fwd_jaxpr, bwd_jaxpr, n_consts, differentiable, floating)
+    return VjpPrograms(fwd_jaxpr, bwd_jaxpr, n_consts, stop, differentiable, floating)
 
 
 def _trace_jvp(eqn: JaxprEqn, n_consts: int) -> JvpProgram:

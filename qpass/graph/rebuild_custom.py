@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
-from qpass.graph._jax import JaxprEqn, bind
+from qpass.errors import CallError
+from qpass.graph._jax import JaxprEqn, bind, source_line
 from qpass.graph.derivatives import JvpProgram, VjpPrograms, with_float0
 from qpass.graph.rewrite import Frame, Result, Rewriter
 
@@ -24,6 +26,7 @@ def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         return _without_rule(rw, eqn, operands, frame, index)
     consts, args = operands[: programs.n_consts], operands[programs.n_consts :]
     flat, tree = jax.tree.flatten(args)
+    refused = len(jax.tree.leaves(operands[programs.stop :]))
     n_results = len(eqn.outvars)
 
     @jax.custom_vjp
@@ -34,19 +37,43 @@ def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         return rw.unwrap_all(outs, frame, index, "dequantized: result of custom_vjp")
 
     def fwd(*arrays):
+        if refused:
+            arrays = _taken(eqn, arrays, refused)
         values = [*consts, *jax.tree.unflatten(tree, arrays)]
         outs, _ = rw.run(programs.fwd, values, frame.enter(index, "fwd"))
         results = rw.unwrap_all(outs[:n_results], frame, index, "dequantized: custom_vjp")
         return results, outs[n_results:]
 
     def bwd(residuals, cotangents):
-        seen = [cotangents[i] for i in programs.floating_results]
+        seen = [_with_zeros(cotangents[i]) for i in programs.floating_results]
         grads, _ = rw.run(programs.bwd, [*residuals, *seen], frame.enter(index, "bwd"))
         by_position = dict(zip(programs.differentiable, grads, strict=True))
         return _flat_cotangents(rw, args, by_position, programs.n_consts)
 
-    call.defvjp(fwd, bwd)
+    call.defvjp(fwd, bwd, symbolic_zeros=bool(refused))
     return call(*flat), {}
+
+
+def _taken(eqn: JaxprEqn, primals: tuple, refused: int) -> list:
+    """The values of what JAX hands to a rule with symbolic zeros; its last may have no tangents.
+
+    Raises:
+        CallError: one of them is differentiated.
+    """
+    if any(primal.perturbed for primal in primals[-refused:]):
+        raise CallError(
+            f"do not differentiate with respect to the last {refused} operands of the custom_vjp "
+            f"function at {source_line(eqn) or 'an unknown line'}: its own rule refuses their "
+            "tangents, with and without qpass. Wrap them in jax.lax.stop_gradient."
+        )
+    return [primal.value for primal in primals]
+
+
+def _with_zeros(cotangent: Any) -> Any:
+    """The cotangent, as an array also where JAX knows that it is zero."""
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
 
 
 def _without_rule(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:

@@ -12,6 +12,7 @@ from tests.rewriting.oracle import INT8, check, close, plain, quantized, random,
 
 W = {"a": random(8, 8, seed=1), "b": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)
+SCALE = random(2, seed=6)
 
 
 def doubled(dot):
@@ -187,6 +188,36 @@ def test_symbolic_zeros_of_the_user():
         return lambda p, x: call(x, p["a"])
 
     check(model, W, X)
+
+
+def scaled(dot):
+    """A rule that takes its first two operands only, as `equinox.filter_custom_vjp` makes them."""
+
+    @jax.custom_vjp
+    def call(x, w, scale, n):
+        return dot(x, w) * scale * n
+
+    def fwd(x, w, scale, n):
+        assert not scale.perturbed, "no tangent of scale"
+        return dot(x.value, w.value) * scale.value * n.value, (x.value, w.value)
+
+    def bwd(kept, g):
+        x, w = kept
+        return 5.0 * plain(g, seen(dot, w).T), plain(x.T, g), None, None
+
+    call.defvjp(fwd, bwd, symbolic_zeros=True)
+    return call
+
+
+def test_a_rule_that_refuses_the_tangents_of_its_last_operands():
+    check(lambda dot: lambda p, x: scaled(dot)(x, p["a"], SCALE[0], jnp.int32(2)), W, X)
+
+
+def test_a_refused_tangent_stays_an_error():
+    q = qpass.transform(lambda p, x, scale: scaled(plain)(x, p["a"], scale, jnp.int32(2)), INT8)
+    close(jax.jit(q)(W, X, 3.0), 6 * quantized(X, W["a"]))
+    with pytest.raises(qpass.errors.CallError, match="the last 2 operands of the custom_vjp"):
+        jax.grad(lambda scale: q(W, X, scale).sum())(3.0)
 
 
 def test_optimized_remat():
