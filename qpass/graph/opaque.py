@@ -99,7 +99,7 @@ def _places(dataflow: Dataflow) -> Iterator[str]:
         if reason != ALREADY:
             yield f"{name} at {found.place.source}" if found.place.source else name
     for error in dataflow.untraceable.values():
-        yield f"a custom derivative rule that cannot be traced ({error})"
+        yield f"a custom derivative rule that cannot be traced: {error}"
 
 
 def _times(count: int) -> str:

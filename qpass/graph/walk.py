@@ -235,7 +235,8 @@ class _Walk:
             return
         programs = self._rules(eqn)
         if isinstance(programs, str):
-            self.untraceable[key] = programs
+            where = f" ({eqn.primitive.name} at {here.source})" if here.source else ""
+            self.untraceable[key] = f"{programs}{where}"
             return
         self.in_derivative += 1
         if isinstance(programs, VjpPrograms):

@@ -190,6 +190,19 @@ def test_what_jax_has_itself_is_known():
     assert opaque(transformed(many)) == []
 
 
+def test_a_derivative_rule_that_cannot_be_traced():
+    def forward(x, w):
+        raise ValueError("not today")
+
+    call = jax.custom_vjp(plain)
+    call.defvjp(forward, lambda residuals, g: (g, g))
+    plan = qpass.transform(lambda p, x: call(x, p["b"]), INT8, strict=False).plan
+    with pytest.warns(UserWarning, match="cannot be traced: ValueError: not today"):
+        (finding,) = plan(W, X).findings
+    assert "1 sub-program cannot be looked into" in finding
+    assert "cannot be traced: ValueError: not today (custom_vjp_call at test_opaque.py:" in finding
+
+
 def test_many_are_counted():
     exported = jax.export.export(jax.jit(plain))(X, W["b"])
 
