@@ -71,9 +71,10 @@ def _taken(eqn: JaxprEqn, primals: tuple, refused: int) -> list:
 
 def _with_zeros(cotangent: Any) -> Any:
     """The cotangent, as an array also where JAX knows that it is zero."""
-    if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
-    return cotangent
+    if not isinstance(cotangent, SymbolicZero):
+        return cotangent
+    aval: Any = cotangent.aval
+    return jnp.zeros(aval.shape, aval.dtype)
 
 
 def _without_rule(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
