@@ -112,7 +112,11 @@ def _barrier(eqn: JaxprEqn, operands: Operands) -> list:
 
 
 def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
-    """Rows of a table by index: ``table[ids]``, with whole rows along the first axis."""
+    """Rows of a table by index: ``table[ids]``, with whole rows along the first axis.
+
+    `jax.vmap` of ``table[id]`` gathers slices instead: one row long, and whole along other axes,
+    along which they start at 0 whatever their index says.
+    """
     q, indices = operands
     if not _is_row_lookup(eqn, q):
         return None
@@ -127,9 +131,10 @@ def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
 
 def _is_row_lookup(eqn: JaxprEqn, q: QTensor) -> bool:
     numbers: GatherDimensionNumbers = eqn.params["dimension_numbers"]
-    n_out, n_row = eqn.outvars[0].aval.ndim, q.ndim - 1
+    collapsed, mapped = tuple(numbers.collapsed_slice_dims), tuple(numbers.start_index_map)
+    n_out, n_row = eqn.outvars[0].aval.ndim, q.ndim - len(collapsed)
     whole = tuple(eqn.params["slice_sizes"]) == (1, *q.shape[1:])
-    first = tuple(numbers.start_index_map) == (0,) == tuple(numbers.collapsed_slice_dims)
+    first = (collapsed, mapped) in (((0,), (0,)), ((), tuple(range(q.ndim))))
     last = tuple(numbers.offset_dims) == tuple(range(n_out - n_row, n_out))
     is_cut = any(axis + q.ndim == 0 for axis, _ in q.groups)
     return whole and first and last and not is_cut and not numbers.operand_batching_dims

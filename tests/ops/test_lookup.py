@@ -21,12 +21,18 @@ def take(params, ids):
     return rows, rows @ params["table"].T
 
 
+def mapped(params, ids):
+    """As Equinox has it: an embedding is called with one token, and mapped over tokens."""
+    rows = jax.vmap(jax.vmap(lambda i: params["table"][i]))(ids)
+    return rows, rows @ params["table"].T
+
+
 def columns(params, ids):
     rows = params["table"][:, ids % 8]
     return rows, jnp.ones((2, 8)) @ params["table"].T
 
 
-@pytest.mark.parametrize("fn", [tied, take], ids=lambda fn: fn.__name__)
+@pytest.mark.parametrize("fn", [tied, take, mapped], ids=lambda fn: fn.__name__)
 @pytest.mark.parametrize("weight", ["int8", "int8 tensor", "int4 g4", "fp8_e4m3"])
 def test_rows_are_those_of_the_dequantized_table(fn, weight):
     q = qpass.transform(fn, [qpass.Rule(weight=weight)])
