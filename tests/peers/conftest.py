@@ -8,6 +8,9 @@ import pytest
 
 from tests.peers.qwix_side import Peer
 
+# What Qwix 0.1.8 still asks of flax, and flax 0.12 has given other names.
+OLD_FLAX = ("'VariableState' was removed", r"The 'm.iter_modules\(\)' method", r"'.value' access")
+
 
 @pytest.fixture
 def qwix() -> Iterator[Peer]:
@@ -18,8 +21,8 @@ def qwix() -> Iterator[Peer]:
     they hold quantized traces of float functions: even those of functions of jax.
     """
     with warnings.catch_warnings():
-        # Qwix asks flax for a class that flax 0.12 has given another name.
-        warnings.filterwarnings("ignore", "'VariableState' was removed", DeprecationWarning)
+        for text in OLD_FLAX:
+            warnings.filterwarnings("ignore", text, DeprecationWarning)
         module = pytest.importorskip("qwix", reason="needs the extra peers: qwix==0.1.8")
         jax.clear_caches()
         yield Peer(module)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import qpass
 from qpass_kernels import KERNELS
@@ -53,6 +54,19 @@ class Einsums(nn.Module):
         heads = nn.Einsum((2, 16, 8), "BTD,NDH->BTNH", use_bias=False)(x)
         out = nn.Einsum((2, 8, 16), "BTNH,NHD->BTD", use_bias=False)(heads)
         return jnp.einsum("BTD,BSD->BTS", x, out)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.up = nnx.Linear(16, 32, use_bias=False, rngs=rngs)
+        self.down = nnx.Linear(32, 8, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        return self.down(jnp.tanh(self.up(x)))
+
+
+def call(model, x):
+    return model(x)
 
 
 def with_qpass(model, variables, x, scheme, kernels=KERNELS, more=()):
@@ -145,6 +159,20 @@ def test_float_parameters_agree_with_its_training(qwix):
     q = qpass.jit(model.apply, rules=[qpass.Rule(weight="int8", act="int8")], dialect="qwix")
     theirs = jax.jit(qwix.train(model).apply)(variables, x)
     np.testing.assert_array_equal(q(variables, x), theirs)
+
+
+def test_an_nnx_model_agrees(qwix):
+    model = Net(nnx.Rngs(0))
+    x = normal(np.random.default_rng(0), (4, 16))
+    q = qpass.transform(model, [qpass.Rule(weight="int8", act="int8")], dialect="qwix")
+    stored = q.quantize(x)
+    ours = nnx.jit(call)(stored, x)
+    jax.clear_caches()
+    theirs = qwix.module.quantize_model(model, qwix.module.PtqProvider(qwix.rules()), x)
+    np.testing.assert_array_equal(ours, nnx.jit(call)(theirs, x))
+    for name in ("up", "down"):
+        kernel = getattr(stored.module, name).kernel.get_value()
+        assert_stored_alike(getattr(theirs, name).kernel, kernel)
 
 
 def test_the_default_dialect_differs(qwix):
