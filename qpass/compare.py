@@ -128,8 +128,14 @@ def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> tup
 
 
 def _powers(exact: Any, result: Any) -> tuple[Any, Any]:
+    """Power of the error and of the float value.
+
+    Masks count in neither: equal values that have no finite square, as -1e30 in float32.
+    """
     exact, result = (lax.convert_element_type(v, jnp.float32) for v in (exact, result))
-    return jnp.sum((exact - result) ** 2), jnp.sum(exact**2)
+    is_mask = (exact == result) & ~jnp.isfinite(exact**2)
+    error, signal = (jnp.where(is_mask, 0, v) for v in (exact - result, exact))
+    return jnp.sum(error**2), jnp.sum(signal**2)
 
 
 def _per_layer(tap: tuple) -> tuple[float, ...]:

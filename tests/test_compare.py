@@ -96,6 +96,18 @@ def test_exact_products_have_no_error():
     assert found.sites[0].relative_error < 1e-6
 
 
+@pytest.mark.parametrize("mask", [-1e30, -np.inf])
+def test_masked_results_count_for_nothing(mask):
+    def masked(fn):
+        return lambda p, x: jnp.where(jnp.eye(4, 16) > 0, mask, fn(p, x))
+
+    p, x = {"w": jnp.asarray(sample(32, 16))}, sample(4, 32, seed=1)
+    found = qpass.transform(masked(lambda p, x: x @ p["w"]), rules("int8")).compare(p, x)
+    seen = np.eye(4, 16) == 0
+    got = qpass.transform(lambda p, x: x @ p["w"], rules("int8"))(p, x)[seen]
+    assert found.result == pytest.approx(relative(got, (x @ p["w"])[seen]), rel=1e-3)
+
+
 def test_prints():
     found = qpass.transform(CASES["chain"].fn, rules("int8")).compare(*CASES["chain"].arguments())
     assert "up/dot_general.0" in str(found)
