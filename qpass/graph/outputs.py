@@ -57,7 +57,7 @@ def split_outputs(
     """The arrays that a traced function returned, and how to put its result together.
 
     Args:
-        result: what the function returned; its Python numbers become arrays, as under `jax.jit`.
+        result: what the function returned; its Python numbers are results of the program.
         state: what else came out of the call; its Python numbers stay what they are.
         is_dynamic: tells arrays from other leaves.
     """

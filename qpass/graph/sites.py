@@ -181,11 +181,10 @@ def _weight(flows: Sequence[Flow], leaves: Sequence[Leaf]) -> tuple[str, int | N
     constants = [k for k, o in enumerate(origins) if o and o.leaf < 0]
     if len(params) == 2:
         return "weights", 1
-    # Before `forward`: in `transform(lambda x: model(x))` the only argument is no parameter.
-    if len(constants) == 1:
-        return "constant", None
     if params:
         return "forward", params[0]
+    if len(constants) == 1:
+        return "constant", None
     return "activations", None
 
 

@@ -156,8 +156,14 @@ def test_a_closed_over_weight_is_a_constant():
     w = jnp.ones((8, 8))
     (site,) = sites_of(lambda p, x: x @ w, shape(1), shape(4, 8))
     assert site.role == "constant"
-    (site,) = sites_of(lambda x: x @ w, shape(4, 8))
+    (site,) = sites_of(lambda x: x @ w, shape(4, 8), params=None)
     assert (site.role, site.weight) == ("constant", None)
+
+
+def test_a_parameter_times_closed_over_data_is_the_weight():
+    x = jnp.ones((4, 8))
+    (site,) = sites_of(lambda w: x @ w, shape(8, 8))
+    assert (site.role, site.weight) == ("forward", 1)
 
 
 def test_products_of_derivative_rules_have_sites_of_their_own():
