@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.checks import MARKS, OF_ACTIVATIONS, RAGGED, Model, ModelTests, at_width
+import qpass
+from tests.models.checks import (
+    BOUND,
+    INT8,
+    MARKS,
+    OF_ACTIVATIONS,
+    RAGGED,
+    Model,
+    ModelTests,
+    at_width,
+    relative,
+)
 
 pytestmark = MARKS
 VOCABULARY, LAYERS, BATCH, LENGTH = 256, 2, 2, 8
@@ -125,3 +136,24 @@ MODELS = [qwen3_dense, qwen3_moe, llama3, gemma3, gemma4_dense, gemma4_moe]
 @pytest.mark.parametrize("model", MODELS, indirect=True, ids=lambda build: build.__name__)
 class TestTunix(ModelTests):
     pass
+
+
+def test_a_network_itself_is_transformed():
+    """The model object goes in, and what comes out is called, differentiated and split like it."""
+    model = qwen3(use_tied_embedding=True)
+    nnx.update(model, at_width(nnx.state(model), embeddings="input_embedding"))
+    positions = jnp.broadcast_to(jnp.arange(LENGTH), (BATCH, LENGTH))
+    arguments = (tokens(), positions, None, causal())
+    quantized = qpass.transform(model, INT8)
+
+    def loss(model):
+        return jnp.mean(model(*arguments)[0] ** 2)
+
+    weights = {row.weight for row in quantized.plan(*arguments).rows if row.quantized}
+    assert weights == in_layers(*ATTENTION, *MLP) | {EMBEDDING}
+    served, _ = nnx.jit(lambda model: model(*arguments))(quantized)
+    wanted, _ = nnx.jit(lambda model: model(*arguments))(model)
+    assert 0 < relative(np.asarray(served), np.asarray(wanted)) < BOUND
+    gradients = jax.tree.leaves(nnx.jit(nnx.grad(loss))(quantized))
+    assert len(gradients) == len(jax.tree.leaves(nnx.state(model)))
+    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in gradients)
