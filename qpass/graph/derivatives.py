@@ -103,24 +103,38 @@ def _vjp_programs(eqn: JaxprEqn) -> VjpPrograms:
     try:
         return _past_constants(_trace_vjp, eqn)
     except Exception:
-        programs = _first_operands(eqn) if eqn.params["symbolic_zeros"] else None
-        if programs is None:
+        stop = _first_refused(eqn) if eqn.params["symbolic_zeros"] else None
+        if stop is None:
             raise
-        return programs
+        return _past_constants(partial(_trace_vjp, stop=stop), eqn)
 
 
-def _first_operands(eqn: JaxprEqn) -> VjpPrograms | None:
+def _first_refused(eqn: JaxprEqn) -> int | None:
+    """Position of the first operand whose tangent the forward rule refuses; None without any."""
     floating = float_positions([v.aval for v in eqn.invars])
+    if _takes(eqn, len(eqn.invars)):
+        return None
     taken, refused = 0, len(floating)
-    programs = None
     while refused - taken > 1:
         middle = (taken + refused) // 2
-        try:
-            programs = _past_constants(partial(_trace_vjp, stop=floating[middle]), eqn)
+        if _takes(eqn, floating[middle]):
             taken = middle
-        except Exception:  # whatever the rule raises for a tangent that it does not want
+        else:
             refused = middle
-    return programs
+    return floating[taken] if taken else None
+
+
+def _takes(eqn: JaxprEqn, stop: int) -> bool:
+    avals = [v.aval for v in eqn.invars]
+
+    def trace(eqn, n_consts):
+        return jax.make_jaxpr(lambda *o: _forward(eqn, n_consts, stop)(*o)[0])(*avals)
+
+    try:
+        _past_constants(trace, eqn)
+    except Exception:  # whatever the rule raises for a tangent that it does not want
+        return False
+    return True
 
 
 def _past_constants(trace: Callable, eqn: JaxprEqn) -> Any:
@@ -165,6 +179,16 @@ def _call(eqn: JaxprEqn, operands: list) -> list:
         return bind(eqn, operands)
 
 
+def _forward(eqn: JaxprEqn, n_consts: int, stop: int) -> Callable:
+    """Operands -> results of ``eqn``, and their pullback to those from ``n_consts`` to ``stop``."""
+
+    def run(*operands):
+        consts, args, rest = operands[:n_consts], operands[n_consts:stop], operands[stop:]
+        return jax.vjp(lambda *a: _call(eqn, [*consts, *a, *rest]), *args)
+
+    return run
+
+
 def _trace_vjp(eqn: JaxprEqn, n_consts: int, stop: int | None = None) -> VjpPrograms:
     avals = [v.aval for v in eqn.invars]
     results = [v.aval for v in eqn.outvars]
@@ -174,8 +198,7 @@ def _trace_vjp(eqn: JaxprEqn, n_consts: int, stop: int | None = None) -> VjpProg
     structure = {}
 
     def fwd(*operands):
-        consts, args, rest = operands[:n_consts], operands[n_consts:stop], operands[stop:]
-        out, pull = jax.vjp(lambda *a: _call(eqn, [*consts, *a, *rest]), *args)
+        out, pull = _forward(eqn, n_consts, stop)(*operands)
         residuals, structure["pull"] = jax.tree.flatten(pull)
         return out, residuals
 

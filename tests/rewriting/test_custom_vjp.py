@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 import qpass
 from tests.rewriting.oracle import INT8, check, close, plain, quantized, random, seen
@@ -218,6 +219,31 @@ def test_a_refused_tangent_stays_an_error():
     close(jax.jit(q)(W, X, 3.0), 6 * quantized(X, W["a"]))
     with pytest.raises(qpass.errors.CallError, match="the last 2 operands of the custom_vjp"):
         jax.grad(lambda scale: q(W, X, scale).sum())(3.0)
+
+
+def test_a_rule_that_refuses_a_cotangent_stays_float():
+    """Which cotangents come is not known beforehand: the plan says so, and gradients are right."""
+
+    @jax.custom_vjp
+    def call(x, w):
+        return plain(x, w), x.sum()
+
+    def fwd(x, w):
+        return call(x.value, w.value), (x.value, w.value)
+
+    def bwd(kept, g):
+        assert isinstance(g[1], SymbolicZero), "nobody may differentiate the sum"
+        x, w = kept
+        return 5.0 * plain(g[0], w.T), plain(x.T, g[0])
+
+    call.defvjp(fwd, bwd, symbolic_zeros=True)
+    q = qpass.transform(lambda p, x: call(x, p["a"])[0] + plain(x, p["b"]), INT8)
+    kept, taken = q.plan(W, X).rows[:2]
+    assert "cannot be traced: AssertionError" in kept.reason
+    assert taken.quantized
+    grads = jax.grad(lambda p, x: q(p, x).sum(), argnums=(0, 1))(W, X)
+    close(grads[0]["a"], X.T @ jnp.ones((4, 8)))
+    close(grads[1], jnp.ones((4, 8)) @ (5.0 * W["a"] + seen(quantized, W["b"])).T)
 
 
 def test_optimized_remat():
