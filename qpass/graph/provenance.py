@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from qpass.graph._jax import JaxprEqn, source_line
+from qpass.graph._jax import JaxprEqn
 
 Axes = tuple[frozenset[int], ...]
 
@@ -79,21 +79,23 @@ def scan_slice(origin: Origin) -> Origin:
     return Origin(origin.leaf, origin.axes[1:], (*origin.steps, Step(None)))
 
 
-def follow(eqn: JaxprEqn, flows: Sequence[Flow], node: int | None = None) -> list[Flow]:
+def follow(
+    eqn: JaxprEqn, flows: Sequence[Flow], source: str = "", node: int | None = None
+) -> list[Flow]:
     """Flows of the results of a first-order equation, given those of its operands.
 
-    ``node`` is the equation's place in the graph, for the trails that end here.
+    ``source`` is the equation's line, ``node`` its place in the graph, for trails that end here.
     """
     name = eqn.primitive.name
     if name in ELEMENT_FOR_ELEMENT:
-        return [_step(eqn, flow, _same, node) for flow in flows]
+        return [_step(eqn, flow, _same, source, node) for flow in flows]
     if name == "select_n" and _is_one_value(flows[1:]):
-        return [_step(eqn, flows[1], _same, node)]
+        return [_step(eqn, flows[1], _same, source, node)]
     rule = LAYOUT.get(name)
     if rule is not None:
-        return [_step(eqn, flows[0], rule, node)]
+        return [_step(eqn, flows[0], rule, source, node)]
     because = "embedding lookup" if name == "gather" and isinstance(flows[0], Origin) else ""
-    return [Lost(name, source_line(eqn), because, node) for _ in eqn.outvars]
+    return [Lost(name, source, because, node) for _ in eqn.outvars]
 
 
 def continues(eqn: JaxprEqn, operand: int, flows: Sequence[Flow]) -> bool:
@@ -120,12 +122,12 @@ def _value(origin: Origin) -> tuple:
     return origin.leaf, origin.axes, [id(eqn) for eqn in steps]
 
 
-def _step(eqn: JaxprEqn, flow: Flow, rule: Callable, node: int | None) -> Flow:
+def _step(eqn: JaxprEqn, flow: Flow, rule: Callable, source: str, node: int | None) -> Flow:
     if isinstance(flow, Lost):
         return flow
     axes = rule(eqn, flow.axes)
     if axes is None:
-        return Lost(eqn.primitive.name, source_line(eqn), "its axes cannot be followed", node)
+        return Lost(eqn.primitive.name, source, "its axes cannot be followed", node)
     return Origin(flow.leaf, axes, (*flow.steps, Step(eqn)))
 
 

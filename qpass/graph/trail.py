@@ -141,7 +141,7 @@ class Trails:
             eqn, above = edge.get("eqn"), source
         if above is None or not _continues(flows[above], flows[node]):
             return None
-        return above, self._step(eqn, above, node, source != above)
+        return above, self._step(eqn, above, node, None if source == above else source)
 
     def _rearranged(self, equation: int, eqn: JaxprEqn, result: int) -> int | None:
         graph = self.dataflow.graph
@@ -151,15 +151,17 @@ class Trails:
         edges = graph.in_edges(equation, data="slot")
         return next((p for p, _, at in edges if at == slot), None)
 
-    def _step(self, eqn: JaxprEqn | None, above: int, node: int, first_order: bool) -> Step | None:
+    def _step(
+        self, eqn: JaxprEqn | None, above: int, node: int, equation: int | None
+    ) -> Step | None:
         """The step between two values; None where it only crosses the border of a program."""
         nodes = self.dataflow.graph.nodes
         before, after = nodes[above]["aval"], nodes[node]["aval"]
-        if not first_order:
+        if equation is None:
             sliced = eqn is not None and before.shape != after.shape
             return Step("scan slice", "", _type(after), source_line(eqn)) if sliced else None
         assert eqn is not None  # of every equation node
-        return Step(eqn.primitive.name, _detail(eqn), _type(after), source_line(eqn))
+        return Step(eqn.primitive.name, _detail(eqn), _type(after), nodes[equation]["source"])
 
 
 # The operand that a layout operation re-arranges, where it is not the first.

@@ -117,7 +117,7 @@ class _Walk:
         return results
 
     def _first_order(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> list[int]:
-        source = source_line(eqn)
+        source = source_line(eqn) or place.source
         node = self._add(
             "equation",
             Lost(eqn.primitive.name),
@@ -135,7 +135,7 @@ class _Walk:
             self._contraction(self._found(eqn, operands, place, key))
         else:
             self._note_opaque(eqn, operands, place, key)
-        results = follow(eqn, flows, node)
+        results = follow(eqn, flows, source, node)
         return self._results(eqn, results, [[node]] * len(results))
 
     def _results(self, eqn: JaxprEqn, flows: list[Flow], sources: list[list[int]]) -> list[int]:
@@ -180,10 +180,10 @@ class _Walk:
     def _enter(
         self, eqn: JaxprEqn, inner: Sequence[Body], operands: list[int], place: Place, key: Key
     ) -> list[int]:
-        lost = Lost(eqn.primitive.name, source_line(eqn), "result of a nested program")
+        here = _inside(place, eqn)
+        lost = Lost(eqn.primitive.name, here.source, "result of a nested program")
         flows: list[Flow] = [lost] * len(eqn.outvars)
         sources: list[list[int]] = [[] for _ in eqn.outvars]
-        here = _inside(place, eqn)
         for body in inner:
             inputs = [self._body_input(eqn, body, p, operands) for p in range(len(body.operands))]
             self._mark_tangents(body, inputs, operands)
@@ -225,6 +225,9 @@ class _Walk:
             self.graph.add_edge(outputs[output], inputs[position], feedback=True)
         for result, output in body.results.items():
             flows[result] = self.flow[outputs[output]]
+        if body.key == "primal":  # a function with its own derivative: what it did inside says more
+            inner = (self.flow[output] for output in outputs)
+            flows[:] = [i if isinstance(i, Lost) else f for i, f in zip(inner, flows, strict=True)]
         kept = set(body.results.values())
         for output, node in enumerate(outputs):
             if output not in kept:

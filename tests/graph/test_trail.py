@@ -40,6 +40,12 @@ def test_the_operation_and_what_it_read():
     assert w.endswith("computes a new value from a and b, c")
 
 
+@jax.custom_jvp
+def unchanged(a):
+    return a
+
+
+unchanged.defjvp(lambda primals, tangents: (primals[0], tangents[0]))
 CONSTANT = jnp.ones((8, 8))
 EXPECTED = {
     "one parameter": (lambda p, x: x @ jnp.sin(p["a"]), ["sin at {here}", "a new value from a"]),
@@ -66,7 +72,11 @@ EXPECTED = {
     ),
     "a function with a derivative of its own": (
         lambda p, x: x @ jax.nn.relu(p["a"]),
-        ["custom_jvp_call at {here}", "from a"],
+        ["max at {here}", "from a"],
+    ),
+    "one that changes nothing": (
+        lambda p, x: x @ unchanged(p["a"]),
+        ["custom_jvp_call at {here}", "result of a nested program", "from a"],
     ),
     "a look-up": (
         lambda p, x: x @ p["a"][jnp.arange(8)],
