@@ -93,6 +93,7 @@ def call(s: ast.Call, env: Any) -> Any:
     results = [f(values, weights)]
     if s.again is not None:
         other = fit(env.weight(s.again), weights[-1])
+        other = env.squash(other * 2) if s.computed else other
         results.append(f(values, [*weights[:-1], other]))
     return env.adding(results)
 

@@ -119,6 +119,8 @@ def _dot(s: ast.Dot, env: Env) -> Env:
         return env.adding(weights=[contract(s, env.weight(s.w), env.weight(s.x))])
     x = env.value(s.x)
     w = env.value(s.w) if s.style == "values" else env.weight(s.w)
+    for op, pick in s.views:
+        w = bounded(layout.apply(op, w, pick, env.index))
     third = env.weight(s.w + 1) if s.style == "triple" else None
     return env.adding([env.squash(contract(s, x, w, third))])
 

@@ -30,7 +30,7 @@ class Dot:
     ``style`` is ``dot_general``, ``einsum``, ``matmul``, ``triple`` (an einsum that does more than
     one product: of three operands, or with a sum), ``values`` (of two values) or ``weights`` (of
     two weights, which gives a weight). ``pick`` chooses which axes are paired; ``left`` puts the
-    weight first.
+    weight first; ``views`` are layout operations, ``(op, pick)``, of the weight on its way.
     """
 
     x: int = 0
@@ -41,6 +41,7 @@ class Dot:
     contract: int = 1
     pick: int = 0
     wide: bool = False
+    views: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ class Call:
     """A call: ``jit``, ``remat``, ``saving`` (with a policy), ``custom_jvp`` or ``custom_vjp``.
 
     The custom derivatives are half of the true ones, so that a rule that got lost shows. With
-    ``again``, the same function is called a second time with that weight in place of the last.
+    ``again``, the same function is called a second time with that weight in place of the last, or
+    with one ``computed`` from it.
     """
 
     body: Block = Block()
@@ -155,6 +157,7 @@ class Call:
     values: tuple[int, ...] = (0,)
     weights: tuple[int, ...] = (0,)
     again: int | None = None
+    computed: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,4 +218,5 @@ def has(program: Program, statement: type, /, **wanted: Any) -> bool:
 
 def is_narrow(program: Program) -> bool:
     """Whether bfloat16 may occur in it."""
-    return any(program.narrow) or has(program, Layout, op="narrow")
+    views = [view for part in parts(program) if isinstance(part, Dot) for view, _ in part.views]
+    return any(program.narrow) or "narrow" in views or has(program, Layout, op="narrow")

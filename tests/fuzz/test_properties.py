@@ -35,7 +35,7 @@ many = settings(settings.get_profile(f"fuzz {os.environ.get('FUZZ_PROFILE', 'few
 
 INT8 = qpass.Rule(path="**", weight="int8", act="int8")
 INT8_EVERYWHERE = qpass.Rule(role="*", weight="int8", act="int8")
-GRANULARITIES = st.sampled_from(["", " tensor", " g2", " g4"])
+GRANULARITIES = st.sampled_from(["", "", "", " tensor", " g2", " g4"])
 WITH_WEIGHT = ("forward", "weights", "constant")
 
 
