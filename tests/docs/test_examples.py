@@ -39,8 +39,9 @@ def test_pages_show_what_examples_print():
         for page in DOCS.glob("*.md")
         for match in OUTPUT.findall(page.read_text(encoding="utf-8"))
     ]
-    assert {page for page, *_ in shown} == {"diagnostics.md"}
+    assert "diagnostics.md" in {page for page, *_ in shown}
     outputs = runpy.run_path(str(DOCS / "build.py"))["outputs"]
     for page, example, heading, text in shown:
         assert outputs(example)[heading] == text, page
-    assert {heading for *_, heading, _ in shown} == set(outputs("diagnostics.py"))
+    said = {heading for _, example, heading, _ in shown if example == "diagnostics.py"}
+    assert said == set(outputs("diagnostics.py"))
