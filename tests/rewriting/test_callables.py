@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ CALLABLES = {
     "partial by position": MODEL.bound,
     "partial by name": functools.partial(lambda p, x, k: plain(x, p["a"]) * k, k=2.0),
     "jitted method": jax.jit(MODEL.method),
-    "wrapped": functools.wraps(MODEL.method)(lambda *args: MODEL(*args)),
+    "wrapped": functools.wraps(MODEL.method)(lambda p, x: MODEL(p, x)),
     "any arguments": lambda *args, **kwargs: MODEL(*args, **kwargs),
 }
 
@@ -63,7 +64,7 @@ def test_parameters_by_name():
     by_name = [
         lambda x, p: plain(x, p["a"]),
         lambda x, *, p: plain(x, p["a"]),
-        lambda x, p=None: plain(x, p["a"]),
+        lambda x, p=MappingProxyType({}): plain(x, p["a"]),
         lambda x, **rest: plain(x, rest["p"]["a"]),
     ]
     for fn in by_name:

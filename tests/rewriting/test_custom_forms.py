@@ -114,7 +114,7 @@ def closed_over_table(p, x):
     def call(x, w):
         return plain(x @ table, w), lambda ct: (2 * plain(ct, w.T) @ table, 3 * plain(x.T, ct))
 
-    return call(x, p["a"])
+    return call(x, p["a"])  # pyright: ignore[reportCallIssue]
 
 
 FORMS = [

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -52,11 +53,13 @@ def test_frozen_rows_of_a_tied_table():
     check(f, {"t": random(16, 8, seed=5)})
 
 
-def test_columns_frozen_by_a_mask():
+@pytest.mark.parametrize("choose", [jnp.where, lax.select])
+def test_columns_frozen_by_a_mask(choose):
     mask = jnp.arange(8) > 3
+    everywhere = jnp.broadcast_to(mask, (8, 8))
 
     def f(p, x):
-        w = jnp.where(mask, p["a"], lax.stop_gradient(p["a"]))
+        w = choose(everywhere, p["a"], lax.stop_gradient(p["a"]))
         return plain(x, w) + plain(x, p["b"])
 
     q = check(f)

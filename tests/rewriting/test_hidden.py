@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.core import Tracer
 
 import qpass
 from qpass_kernels import REFERENCE
@@ -180,7 +181,7 @@ def test_evaluation_while_tracing():
     def outer(x):
         with jax.ensure_compile_time_eval():
             fixed = q(W, X)
-            assert not isinstance(fixed, jax.core.Tracer)
+            assert not isinstance(fixed, Tracer)
         return x + fixed
 
     close(jax.jit(outer)(X), X + quantized(X, W["a"]))
