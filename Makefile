@@ -75,7 +75,7 @@ chromium:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; \
 	else echo "The browser tests need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
 
-docs: $(VENV)/demo.stamp ## Put examples into their pages (ARGS="--numerics --performance" for figures)
+docs: $(VENV)/test.stamp ## Put examples into their pages (ARGS="--numerics --performance --frameworks" for figures)
 	$(VENV)/bin/python docs/build.py $(ARGS)
 
 lint: $(VENV)/lint.stamp ## Check style, types and the direction of imports

@@ -1,7 +1,8 @@
 """Write the generated parts of the documentation: examples, numerics, performance.
 
 ``python docs/build.py`` puts every example file into its page. ``--numerics`` measures the errors
-of all types again; ``--performance`` rewrites the performance page from ``bench/results``.
+of all types again; ``--performance`` rewrites the performance page from ``bench/results``;
+``--frameworks`` runs the tests behind the table of frameworks and transforms.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import io
 import json
 import re
 import runpy
+import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from qpass_bench import pages
@@ -53,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--numerics", action="store_true")
     parser.add_argument("--performance", action="store_true")
+    parser.add_argument("--frameworks", action="store_true")
     arguments = parser.parse_args()
     put_examples()
     if arguments.numerics:
@@ -60,6 +64,15 @@ def main() -> None:
     if arguments.performance:
         demo, heldout = (_result(name) for name in ("demo-cpu", "heldout-cpu"))
         (DOCS / "performance.md").write_text(pages.performance(demo, heldout), encoding="utf-8")
+    if arguments.frameworks:
+        _frameworks()
+
+
+def _frameworks() -> None:
+    """Run every cell of the table of frameworks and transforms."""
+    sys.path.insert(0, str(DOCS.parent))
+    import_module("tests.conftest")  # the devices that the cells run on
+    import_module("tests.matrix.table").write()
 
 
 def _result(name: str) -> dict:
