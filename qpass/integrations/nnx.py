@@ -17,6 +17,7 @@ import jax
 from flax import nnx
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
+from qpass.errors import CallError
 from qpass.integrations.called import Call, CalledModule
 
 TAG = "qpass"
@@ -181,10 +182,21 @@ def _close(tree: Any, context: Any, is_wrapped: Callable[[Any], bool]) -> Any:
         if not is_node(leaf):
             return leaf
         graphdef, state = context.split(leaf)
+        _refuse_refs(state)
         values, structure = jax.tree.flatten(state, is_leaf=is_wrapped)
         return Node(graphdef, structure, tuple(_paths(state, is_wrapped)), tuple(values))
 
     return jax.tree.map(close, tree, is_leaf=is_node)
+
+
+def _refuse_refs(state: Any) -> None:
+    leaves = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    for leaf in leaves:
+        if isinstance(leaf, nnx.Variable) and leaf.ref:
+            raise CallError(
+                f"give NNX objects without mutable arrays; a {type(leaf).__name__} of shape "
+                f"{leaf.shape} was made with ref=True. Give nnx.with_vars(model, ref=False)."
+            )
 
 
 def _open(tree: Any, context: Any) -> Any:

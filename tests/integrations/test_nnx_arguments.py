@@ -153,6 +153,14 @@ def test_an_update_that_cannot_be_kept_is_an_error():
         qpass.transform(lambda x: model(x), [])(TOKENS)
 
 
+def test_mutable_arrays_are_refused():
+    variable = nnx.Variable(jnp.zeros(3), ref=True)
+    with pytest.raises(qpass.CallError, match=r"ref=True. Give nnx.with_vars\(model, ref=False\)"):
+        qpass.transform(lambda v, x: v[...] + x, [])(variable, jnp.ones(3))
+    plain = nnx.with_vars(variable, ref=False)
+    assert_same(qpass.transform(lambda v, x: v[...] + x, [])(plain, jnp.ones(3)), jnp.ones(3))
+
+
 def test_a_closed_over_model_is_to_be_an_argument():
     model = make()
     model.eval()
