@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import networkx as nx
 
-from qpass.graph.dataflow import Found
+from qpass.graph.dataflow import Found, Key
+from qpass.graph.higher_order import equation_at
+from qpass.graph.provenance import Origin
 from qpass.graph.trail import Trails
 from qpass.numerics import QTensor
 from qpass.ops.dot_general import product_of
@@ -28,7 +30,7 @@ def plan_rows(plan: Plan) -> tuple[Row, ...]:
     """One row for each site, then one for each equation that qpass cannot look into."""
     chosen: dict[Any, Selection] = {}
     sizes = _leaf_bytes(plan)
-    notes = _notes_by_leaf(plan)
+    notes = _notes_by_site(plan)
     trails = Trails(plan.program, plan.dataflow)
     rows = [_row(plan, d, chosen, sizes, notes, trails) for d in plan.decisions]
     rows += [
@@ -70,7 +72,7 @@ def _row(
         bytes_after=after,
         count=site.repeats,
         reason=decision.reason,
-        notes=(*decision.notes, *notes.get(site.key, ())),
+        notes=(*decision.notes, *notes[site.key]),
         forward=site.forward,
         operands_from=() if decision.action else _operands_from(trails, site.nodes),
     )
@@ -144,11 +146,27 @@ def _stored_bytes(plan: Plan, leaf: int, aval: Any) -> int | None:
     return None if storage is None else stored_nbytes(aval, storage)
 
 
-def _notes_by_leaf(plan: Plan) -> dict:
-    notes: dict = {}
+def _notes_by_site(plan: Plan) -> dict[Key, list[str]]:
+    """What the rewriter had to dequantize, by the site that it happened at or on the way to."""
+    notes: dict[Key, list[str]] = {d.site.key: [] for d in plan.decisions}
+    passed = _sites_by_step(plan)
     for key, text in plan.rewritten_notes:
-        notes.setdefault(key, []).append(text)
+        if key in notes:
+            notes[key].append(text)
+        else:
+            for site in passed.get(id(equation_at(plan.program.jaxpr, key)), ()):
+                notes[site].append(f"{text} on the way, and quantized again here")
     return notes
+
+
+def _sites_by_step(plan: Plan) -> dict[int, list[Key]]:
+    """Quantized sites by the equations that their weights pass, each by its identity."""
+    sites: dict[int, list[Key]] = {}
+    for decision in plan.decisions if plan.rewritten_notes else ():
+        flow = decision.site.flows[decision.action.weight] if decision.action else None
+        for step in flow.steps if isinstance(flow, Origin) else ():
+            sites.setdefault(id(step.eqn), []).append(decision.site.key)
+    return sites
 
 
 def site_edges(plan: Plan) -> Iterator[tuple[str, str]]:

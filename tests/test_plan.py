@@ -280,3 +280,14 @@ def test_the_plan_of_stored_weights_is_that_of_float_ones():
     q = qpass.transform(model, INT8)
     params, x = arguments()
     assert q.plan(q.quantize(params, x), x).rows == q.plan(params, x).rows
+
+
+def test_a_stored_weight_that_is_dequantized_on_its_way_has_a_note():
+    """`jnp.where` is a jitted function of its own, whose select needs the float weight."""
+
+    def fn(p, x):
+        return x @ jnp.where(p["mask"], p["w"], jax.lax.stop_gradient(p["w"]))
+
+    p = {"w": jnp.ones((8, 8)), "mask": jnp.ones((8, 8), bool)}
+    (row,) = qpass.transform(fn, [qpass.Rule(weight="int8")]).plan(p, jnp.ones((2, 8))).rows
+    assert row.notes == ("dequantized at select_n on the way, and quantized again here",)

@@ -5,7 +5,7 @@ the rewriter both read programs through this table, so they agree on what is ins
 A primitive that is not in the table is opaque: its sub-programs are neither read nor rewritten.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -43,6 +43,17 @@ def bodies(eqn: JaxprEqn) -> tuple[Body, ...]:
     """Sub-programs of ``eqn``; empty when it has none or is opaque."""
     describe = HIGHER_ORDER.get(eqn.primitive.name)
     return describe(eqn) if describe else ()
+
+
+def equation_at(jaxpr: Jaxpr, key: tuple[Sequence[tuple[int, str]], int]) -> JaxprEqn | None:
+    """The equation at a call path; None inside of a derivative rule, which the jaxpr lacks."""
+    path, index = key
+    for position, name in path:
+        inner = {body.key: body.jaxpr for body in bodies(jaxpr.eqns[position])}
+        if name not in inner:
+            return None
+        jaxpr = inner[name]
+    return jaxpr.eqns[index]
 
 
 def is_opaque(eqn: JaxprEqn) -> bool:
