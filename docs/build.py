@@ -62,8 +62,8 @@ def main() -> None:
     if arguments.numerics:
         (DOCS / "numerics.md").write_text(pages.numerics(), encoding="utf-8")
     if arguments.performance:
-        demo, heldout = (_result(name) for name in ("demo-cpu", "heldout-cpu"))
-        (DOCS / "performance.md").write_text(pages.performance(demo, heldout), encoding="utf-8")
+        reports = [_result(name) for name in ("demo-cpu", "heldout-cpu", "transform-cpu")]
+        (DOCS / "performance.md").write_text(pages.performance(*reports), encoding="utf-8")
     if arguments.frameworks:
         _frameworks()
 

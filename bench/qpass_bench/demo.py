@@ -7,7 +7,6 @@ same text, the same prompt and the same clocks for all three.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from qpass_bench.contestant import Contestant, enter
 from qpass_bench.decoder import Forward, empty_cache
 from qpass_bench.evaluate import windows
 from qpass_bench.judge import judge, plan_file
+from qpass_bench.measure import machine
 from qpass_bench.options import Options
 from qpass_bench.progress import Stages
 from qpass_bench.schemes import DECODER_VARIANTS, Variant
@@ -115,11 +115,7 @@ def describe(model: smollm.SmolLM, text: np.ndarray, options: Options) -> dict[s
             "name": "the King James Bible, from Ruth on",
             "tokens": int(text.shape[0] * (text.shape[1] - 1)),
         },
-        "machine": {
-            "platform": jax.default_backend(),
-            "cores": getattr(os, "process_cpu_count", os.cpu_count)(),
-            "jax": jax.__version__,
-        },
+        "machine": machine(),
         "options": {**asdict(options), "out": str(options.out), "cache": str(options.cache or "")},
         "notes": list(NOTES),
     }

@@ -7,6 +7,7 @@ to the first is taken round by round before the median.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on, for its report."""
+    return {
+        "platform": jax.default_backend(),
+        "cores": getattr(os, "process_cpu_count", os.cpu_count)(),
+        "jax": jax.__version__,
+    }
 
 
 @dataclass(frozen=True)

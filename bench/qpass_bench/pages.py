@@ -39,8 +39,8 @@ SPEEDS = {
 }
 
 
-def performance(report: dict[str, Any], heldout: dict[str, Any]) -> str:
-    """``docs/performance.md`` from the demo's report and that of `qpass_bench.heldout`."""
+def performance(report: dict[str, Any], heldout: dict[str, Any], transform: dict[str, Any]) -> str:
+    """``docs/performance.md`` from the reports of the demo, of ``heldout`` and of ``transform``."""
     variants, machine = report["variants"], report["machine"]
     tables = [decoder_table(variants), completions(variants)]
     if report.get("encoder"):
@@ -57,8 +57,22 @@ def performance(report: dict[str, Any], heldout: dict[str, Any]) -> str:
         tables="\n".join(tables),
         float_mb=float_mb,
         int8_mb=int8_mb,
+        transform=transform_table(transform["rows"]),
+        transform_date=transform["date"],
         heldout="; ".join(_heldout(name, heldout[name]) for name in heldout if " " in name),
     )
+
+
+def transform_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds of transforming, a row a program and size."""
+    head = ("program", "equations", "sites", "trace, s", "transform, s", "fastest to slowest, s")
+    return table(head, map(_transform_row, rows))
+
+
+def _transform_row(row: dict[str, Any]) -> tuple[str, ...]:
+    low, high = row["transform_s_range"]
+    seconds = f"{row['trace_s']:.3f}", f"{row['transform_s']:.3f}", f"{low:.3f} to {high:.3f}"
+    return row["program"], f"{row['equations']:,}", f"{row['sites']:,}", *seconds
 
 
 def _heldout(text: str, variants: dict[str, Any]) -> str:

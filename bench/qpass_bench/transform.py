@@ -21,6 +21,7 @@ import numpy as np
 
 import qpass
 from qpass.graph._jax import Jaxpr, params_jaxprs
+from qpass_bench.measure import machine
 
 SIZES = (10, 100, 1_000, 10_000)
 RULES = (qpass.Rule(path="**", weight="int8", act="int8"),)
@@ -94,7 +95,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """One row for each program and size; ``tick`` is called after each, for a progress bar.
 
-    Sizes that a program cannot be made small enough for are measured at one layer.
+    Sizes that a program cannot be made small enough for are measured once, at one layer.
     """
     rows = []
     for program in programs:
@@ -104,10 +105,16 @@ def run(
     return rows
 
 
+def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rows with the day and the machine, ready for JSON."""
+    return {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "rows": list(rows)}
+
+
 def _layers(program: Program, sizes: Sequence[int]) -> list[int]:
     """How many layers give about so many equations."""
     one, two = (_equations(program, n) for n in (1, 2))
-    return [max(1, round((size - one) / (two - one)) + 1) for size in sizes]
+    wanted = [max(1, round((size - one) / (two - one)) + 1) for size in sizes]
+    return list(dict.fromkeys(wanted))
 
 
 def _equations(program: Program, layers: int) -> int:

@@ -131,15 +131,15 @@ def bench(
     with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
         if plot and suite is not Suite.transform:
             raise QPassError(f"--plot draws `qpass bench transform`; {suite} has no plot.")
-        rows, table = _bench_products() if suite is Suite.products else _bench_transform(plot)
-        terminal.write(out, lambda: terminal.to_json(rows))
+        report, table = _bench_products() if suite is Suite.products else _bench_transform(plot)
+        terminal.write(out, lambda: terminal.to_json(report))
         if json:
-            print(terminal.to_json(rows))
+            print(terminal.to_json(report))
         else:
             terminal.results().print(table)
 
 
-def _bench_products() -> "tuple[list[dict[str, Any]], Table]":
+def _bench_products() -> "tuple[Any, Table]":
     from qpass_bench import products
 
     with show.progress_bar("timing", len(products.CASES), terminal.progress()) as tick:
@@ -147,7 +147,7 @@ def _bench_products() -> "tuple[list[dict[str, Any]], Table]":
     return rows, show.products_table(rows)
 
 
-def _bench_transform(plot: Path | None) -> "tuple[list[dict[str, Any]], Table]":
+def _bench_transform(plot: Path | None) -> "tuple[Any, Table]":
     from qpass_bench import transform
 
     total = len(transform.PROGRAMS) * len(transform.SIZES)
@@ -156,7 +156,7 @@ def _bench_transform(plot: Path | None) -> "tuple[list[dict[str, Any]], Table]":
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
         transform.plot(rows, plot)
-    return rows, show.transform_table(rows)
+    return transform.report(rows), show.transform_table(rows)
 
 
 def _show_version(asked: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qpass_bench import pages, peers, roundtrip
+from qpass_bench import pages, peers, roundtrip, transform
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +16,8 @@ def result(name):
 
 def test_performance_page_is_the_committed_run():
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert page == pages.performance(result("demo-cpu"), result("heldout-cpu"))
+    reports = map(result, ("demo-cpu", "heldout-cpu", "transform-cpu"))
+    assert page == pages.performance(*reports)
 
 
 def test_committed_run_keeps_its_promises():
@@ -27,6 +28,14 @@ def test_committed_run_keeps_its_promises():
     assert int4["sizes"]["quantized"]["int4"]["ratio"] <= 0.20
     assert int8["speed"]["decode"]["ratio"] >= 2
     assert min(int8["speed"][key]["ratio"] for key in ("prefill_128", "prefill_512")) >= 1
+
+
+def test_committed_cost_of_transforming_is_linear_and_below_five_seconds():
+    rows = result("transform-cpu")["rows"]
+    assert max(row["equations"] for row in rows) >= 10_000
+    assert max(row["transform_s_range"][1] for row in rows) < 5
+    for program in {row["program"] for row in rows}:
+        assert transform.growth(rows, program) < 1.1
 
 
 def test_held_out_texts_stay_within_the_same_bounds():

@@ -32,7 +32,7 @@ from tests.matrix.transforms import Transform, jvp, split, value_and_grad
 
 RULES = (qpass.Rule(weight="int8"),)
 MARKS = ("found", "quantized", "gradient checked", "exported")
-CLOSE, APART = 2e-5, 1e-3
+CLOSE, APART = 2e-5, 2e-4  # rounding must show ten times as much as is forgiven
 
 
 @dataclass(frozen=True)
