@@ -19,8 +19,8 @@ from pathlib import Path
 from qpass_bench import pages
 
 DOCS = Path(__file__).parent
-MARK = re.compile(r"(<!-- example: (\S+) -->\n+)(?:```python\n.*?```)?", re.DOTALL)
-OUTPUT = re.compile(r"(<!-- output: (\S+), ([\w ]+) -->\n+)(?:```text\n.*?```)?", re.DOTALL)
+MARK = re.compile(r"(<!-- example: (\S+) -->)(?:\n+```python\n.*?```)?", re.DOTALL)
+OUTPUT = re.compile(r"(<!-- output: (\S+), ([\w ]+) -->)(?:\n+```text\n.*?```)?", re.DOTALL)
 
 
 def put_examples() -> None:
@@ -32,11 +32,11 @@ def put_examples() -> None:
 
 def _block(match: re.Match) -> str:
     code = (DOCS / "examples" / match[2]).read_text(encoding="utf-8")
-    return f"{match[1]}```python\n{code}```"
+    return f"{match[1]}\n\n```python\n{code}```"
 
 
 def _printed(match: re.Match) -> str:
-    return f"{match[1]}```text\n{outputs(match[2])[match[3]]}\n```"
+    return f"{match[1]}\n\n```text\n{outputs(match[2])[match[3]]}\n```"
 
 
 @cache
