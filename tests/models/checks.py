@@ -47,6 +47,7 @@ class Model:
         inputs: the other arguments.
         weights: paths of all leaves that must be quantized, as the network's user knows them.
         left: how many products must stay float, by reason.
+        drawn: the parameters as the initialisers draw them; None where `params` are these.
     """
 
     package: str
@@ -56,6 +57,7 @@ class Model:
     inputs: tuple[Any, ...]
     weights: frozenset[str]
     left: Mapping[str, int]
+    drawn: Any = None
 
     @property
     def version(self) -> str:
@@ -87,6 +89,14 @@ class Model:
         """Norm of the difference that int8 makes, relative to the norm of the float result."""
         return relative(self.int8_logits.astype(np.float32), self.logits)
 
+    @cached_property
+    def drawn_error(self) -> float | None:
+        """The same with `drawn`: shown beside it, and bound by nothing."""
+        if self.drawn is None:
+            return None
+        wanted, got = (jax.jit(f)(self.drawn, *self.inputs) for f in (self.fn, self.quantized))
+        return relative(np.asarray(got, np.float32), np.asarray(wanted, np.float32))
+
     def summary(self) -> dict[str, Any]:
         """The model's line on the page of models."""
         rows = self.plan.rows
@@ -97,6 +107,7 @@ class Model:
             "quantized": sum(row.quantized for row in rows),
             "left": dict(Counter(row.reason for row in rows if not row.quantized)),
             "error": self.error,
+            "drawn_error": self.drawn_error,
         }
 
 
@@ -199,31 +210,41 @@ def _is_qtensor(value: Any) -> bool:
 NARROW = 0.01
 
 
+def filled(params: Any) -> Any:
+    """The parameters, with random numbers where an initialiser leaves a whole matrix zero.
+
+    Such matrices wait for a checkpoint; products with them would pass unseen. Read as (inputs,
+    outputs), they get normal numbers of variance 1 / inputs.
+    """
+    rng = np.random.default_rng(0)
+
+    def fill(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim != 2 or leaf.any():
+            return leaf
+        return jnp.asarray(rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[0]), leaf.dtype)
+
+    return jax.tree.map(fill, params)
+
+
 def at_width(params: Any, embeddings: str, full: int = 4096, reduced: int = 64) -> Any:
     """Weights of the package's initialisers, in the proportions that a network of full size has.
 
-    Three things are put right, since each would let products pass unseen or show nothing but
-    rounding: matrices that stay zero until a checkpoint is loaded, read as (inputs, outputs), get
-    normal numbers of variance 1 / inputs; weights of deviation 0.01, which suits thousands of
-    inputs, grow with the root of what the width was reduced by; embeddings get variance 1, so that
-    most of the residual stream is what entered it, as in a trained network, and not the sum of the
-    layers' outputs with all their errors.
+    Two things are put right, since each would show nothing but rounding: weights of deviation 0.01,
+    which suits thousands of inputs, grow with the root of what the width was reduced by; embeddings
+    get variance 1, so that most of the residual stream is what entered it, as in a trained network,
+    and not the sum of the layers' outputs with all their errors.
 
     Args:
-        params: the parameters.
+        params: the parameters, `filled`.
         embeddings: name of the leaf that holds the embedding.
         full: width that the initialisers are made for.
         reduced: width of this network.
     """
-    rng = np.random.default_rng(0)
 
     def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
         deviation = float(jnp.std(leaf)) if leaf.ndim > 1 else 0
         if embeddings in jax.tree_util.keystr(path):
             return leaf / deviation
-        if leaf.ndim == 2 and not leaf.any():
-            drawn = rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[0])
-            return jnp.asarray(drawn, leaf.dtype)
         narrow = np.isclose(deviation, NARROW, rtol=0.1)
         return leaf * np.sqrt(full / reduced).astype(leaf.dtype) if narrow else leaf
 

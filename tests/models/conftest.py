@@ -47,11 +47,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _table(lines: Iterable[dict[str, Any]]) -> str:
     rows = sorted(_row(**line) for line in lines)
-    head = ["| package | model | products found | quantized | left in float | relative error |"]
-    rule = ["| --- | --- | ---: | ---: | --- | ---: |"]
+    head = ["| package | model | products found | quantized | left in float | error | as drawn |"]
+    rule = ["| --- | --- | ---: | ---: | --- | ---: | ---: |"]
     return "\n".join(head + rule + rows)
 
 
-def _row(package: str, model: str, found: int, quantized: int, left: dict, error: float) -> str:
+def _row(
+    package: str,
+    model: str,
+    found: int,
+    quantized: int,
+    left: dict,
+    error: float,
+    drawn_error: float | None,
+) -> str:
     reasons = "; ".join(f"{count}: {reason}" for reason, count in sorted(left.items()))
-    return f"| {package} | {model} | {found} | {quantized} | {reasons} | {error:.2%} |"
+    drawn = "" if drawn_error is None else f"{drawn_error:.2%}"
+    return f"| {package} | {model} | {found} | {quantized} | {reasons} | {error:.2%} | {drawn} |"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.checks import MARKS, OF_ACTIVATIONS, RAGGED, Model, ModelTests, at_width
+from tests.models.checks import MARKS, OF_ACTIVATIONS, RAGGED, Model, ModelTests, at_width, filled
 
 pytestmark = MARKS
 VOCABULARY, LAYERS = 256, 2
@@ -47,8 +47,9 @@ def linen_model(name: str, network: Any, weights: set[str], left: dict[str, int]
         return network.apply(variables, tokens).logits
 
     variables = jax.jit(network.init)(jax.random.key(0), tokens())
-    params = at_width(variables, embeddings="'input_embedding'")
-    return Model("gemma", name, fn, params, (tokens(),), frozenset(weights), left)
+    drawn = filled(variables)
+    params = at_width(drawn, embeddings="'input_embedding'")
+    return Model("gemma", name, fn, params, (tokens(),), frozenset(weights), left, drawn)
 
 
 def in_layers(*names: str) -> set[str]:
@@ -122,7 +123,8 @@ def gemma3n() -> Model:
     weights |= {EMBEDDING}
     left = {OF_ACTIVATIONS: (2 + 2) * LAYERS + SCALED}
     model = linen_model("Gemma 3n", network, weights, left)
-    return replace(model, params=jax.tree_util.tree_map_with_path(_open_norm, model.params))
+    opened = (jax.tree_util.tree_map_with_path(_open_norm, p) for p in (model.params, model.drawn))
+    return replace(model, **dict(zip(("params", "drawn"), opened, strict=True)))
 
 
 def _open_norm(path: tuple, leaf: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ from tests.models.checks import (
     Model,
     ModelTests,
     at_width,
+    filled,
     relative,
 )
 
@@ -49,14 +50,15 @@ def causal() -> jax.Array:
 def nnx_model(name: str, network: Any, weights: set[str], left: dict[str, int]) -> Model:
     """A `Model` whose parameters are the state of an NNX module, called with a causal mask."""
     graph, state = nnx.split(network)
-    params = at_width(state, embeddings="input_embedding")
+    drawn = filled(state)
+    params = at_width(drawn, embeddings="input_embedding")
 
     def fn(state, tokens):
         positions = jnp.broadcast_to(jnp.arange(LENGTH), (BATCH, LENGTH))
         logits, _ = nnx.merge(graph, state)(tokens, positions, None, causal())
         return logits
 
-    return Model("google-tunix", name, fn, params, (tokens(),), frozenset(weights), left)
+    return Model("google-tunix", name, fn, params, (tokens(),), frozenset(weights), left, drawn)
 
 
 def in_layers(*names: str) -> set[str]:
@@ -141,7 +143,7 @@ class TestTunix(ModelTests):
 def test_a_network_itself_is_transformed():
     """The model object goes in, and what comes out is called, differentiated and split like it."""
     model = qwen3(use_tied_embedding=True)
-    nnx.update(model, at_width(nnx.state(model), embeddings="input_embedding"))
+    nnx.update(model, at_width(filled(nnx.state(model)), embeddings="input_embedding"))
     positions = jnp.broadcast_to(jnp.arange(LENGTH), (BATCH, LENGTH))
     arguments = (tokens(), positions, None, causal())
     quantized = qpass.transform(model, INT8)
