@@ -10,6 +10,12 @@ what is read by attribute from private *values* is listed here, with the reason:
 * ``UnspecifiedValue`` (recognised by type name): how ``jit`` spells "no sharding given".
 * ``primitive.get_bind_params``: turns stored parameters into what ``bind`` accepts.
 * ``aval.mat.varying``, absent outside ``shard_map``: the manual axes a value varies over.
+* ``eqn.source_info`` with its ``name_stack.stack`` of ``Scope`` and ``Transform`` (recognised by
+  type name): modules and transformations around an equation; nothing public lists them apart.
+* ``SaveableType`` and ``Offloadable`` (by type name): what rematerialization policies answer.
+* names and parameters of primitives that JAX gives no handle for (``shard_map``, ``pallas_call``,
+  ``call_hi_primitive``, collectives …): `FIRST_ORDER` here, and the tables of
+  `qpass.graph.higher_order` and `qpass.graph.opaque`. An unknown name is listed in the plan.
 """
 
 from collections.abc import Iterator, Sequence
