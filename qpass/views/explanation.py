@@ -93,7 +93,7 @@ def _facts(row: Row) -> Iterator[str]:
     runs = f"runs {row.count} times" if row.count > 1 else ""
     scope = f"scope {row.scope}" if row.scope else ""
     yield "  ".join(filter(None, (row.role, row.source, scope, runs)))
-    yield f"differentiates {row.forward}" if row.forward else ""
+    yield row.relation
 
 
 def _section(title: str, *content: Any) -> Iterator[Any]:

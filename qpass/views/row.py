@@ -28,7 +28,8 @@ class Row:
         count: how often the site runs in one call: the product of the scan lengths around it.
         reason: why the site stays float; "" when it is quantized.
         notes: what else is worth knowing, as where a QTensor had to be dequantized.
-        forward: id of the site that a backward product differentiates; "" for others.
+        forward: id of the site that a backward product differentiates, or that a rematerialized
+            backward pass runs again here; "" for others.
         operands_from: of a site left float, where each operand comes from, as
             `rhs: add at model.py:12 computes a new value from params/head and params/lora`.
     """
@@ -60,6 +61,14 @@ class Row:
     def unsaid(self) -> tuple[str, ...]:
         """Where operands come from, as far as no note says it already."""
         return tuple(text for text in self.operands_from if text not in self.notes)
+
+    @property
+    def relation(self) -> str:
+        """What this product has to do with its forward product, in words; "" without one."""
+        if not self.forward:
+            return ""
+        backward = self.role in ("dlhs", "drhs")
+        return f"differentiates {self.forward}" if backward else f"runs {self.forward} again"
 
     @property
     def operands(self) -> str:

@@ -65,7 +65,8 @@ def _cell(head: Text, *below: Text) -> Group:
 
 def _site(entry: Fold, details: bool) -> Group:
     row = entry.row
-    origin = " ".join(filter(None, (row.other_scope, row.source))) if details else ""
+    told = (row.other_scope, row.source, row.relation) if details else ()
+    origin = " ".join(filter(None, told))
     return _cell(Text(row.id, style="bold"), _below(entry), Text(origin, style="dim"))
 
 

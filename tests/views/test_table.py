@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from qpass.views import Row, to_table, to_text
@@ -84,3 +86,12 @@ def test_an_equation_that_cannot_be_looked_into_shows_its_name():
     head, below = to_text(to_table((row,)), width=140).splitlines()[2:4]
     assert head.split() == ["opaque.0", "pallas_call", "opaque"]
     assert below.split() == ["opaque", "f32[4]"]
+
+
+def test_details_say_what_a_product_has_to_do_with_its_forward_one():
+    (first, *_) = SCANNED
+    backward = replace(first, id="up/dot_general.1", role="dlhs", forward=first.id)
+    again = replace(first, id="up/dot_general.2", forward=first.id)
+    text = words(to_text(to_table([first, backward, again], details=True), width=300))
+    assert text.count(f"differentiates {first.id}") == 1
+    assert text.count(f"runs {first.id} again") == 1
