@@ -23,3 +23,17 @@ def assert_rewrites(
     assert text(fn, args) == dedent(before).strip("\n")
     given = q.quantize(*args) if stored else args[0]
     assert text(q, (given, *args[1:])) == dedent(after).strip("\n")
+
+
+def is_qtensor(value: Any) -> bool:
+    return isinstance(value, qpass.QTensor)
+
+
+def qtensor_paths(tree: Any) -> set[str]:
+    """Paths of the quantized leaves, without the name that an NNX variable has for its array."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_qtensor)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        for path, leaf in leaves
+        if is_qtensor(leaf)
+    }

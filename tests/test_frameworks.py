@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import qpass
+from tests.helpers import qtensor_paths
 from tests.ops.test_bit_exact import assert_same_bits
 from tests.programs import rules
 
@@ -75,17 +76,6 @@ def tokens(batch=2, length=5):
     return jnp.asarray(np.random.default_rng(0).integers(0, 48, (batch, length)), jnp.int32)
 
 
-def paths_of_qtensors(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda leaf: isinstance(leaf, qpass.QTensor)
-    )
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in leaves
-        if isinstance(leaf, qpass.QTensor)
-    }
-
-
 LINEN_WEIGHTS = {
     "params/embed/embedding",
     *(f"params/layers/attention/{name}/kernel" for name in ("query", "key", "value", "out")),
@@ -108,7 +98,7 @@ def test_a_linen_decoder(scheme, dtype):
     variables = jax.jit(model.init)(jax.random.key(0), tokens())
     q = qpass.transform(model.apply, rules(*scheme[:2]))
     stored = q.quantize(variables, tokens())
-    assert paths_of_qtensors(stored) == LINEN_WEIGHTS
+    assert qtensor_paths(stored) == LINEN_WEIGHTS
     served = jax.jit(q)(stored, tokens())
     assert_same_bits(jax.jit(q)(variables, tokens()), served)
     wanted = jax.jit(model.apply)(variables, tokens())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import qpass
+from tests.helpers import is_qtensor
 from tests.programs import CASES, rules
 
 W8 = qpass.int8.per_channel()
@@ -17,10 +18,6 @@ CHAIN = CASES["chain"]
 
 def quantized(fn, params, *args, weight="int8", act=None, **options):
     return qpass.transform(fn, rules(weight, act), **options).quantize(params, *args)
-
-
-def is_qtensor(value):
-    return isinstance(value, qpass.QTensor)
 
 
 def structure(tree):

@@ -10,6 +10,7 @@ from qpass_bench.contestant import buffer_bytes, enter, sizes
 from qpass_bench.decoder import Forward, empty_cache
 from qpass_bench.schemes import FLOAT, W4A16, W8A8
 from tests.bench.tiny import TINY, decoder_params
+from tests.helpers import is_qtensor
 
 TOKENS = np.arange(8, dtype=np.int32)[None]
 EXAMPLE = (jnp.asarray(TOKENS), empty_cache(TINY, 1, 8), jnp.int32(0))
@@ -40,10 +41,6 @@ def test_every_weight_is_stored_quantized_and_attention_is_not(params, variant, 
     rough, _ = jax.jit(contestant.forward)(contestant.params, *EXAMPLE)
     error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
     assert 0 < error < bound
-
-
-def is_qtensor(leaf):
-    return isinstance(leaf, qpass.QTensor)
 
 
 def dequantized(leaf):

@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import pytest
 from hypothesis import assume, given, settings
 
@@ -14,6 +13,7 @@ from tests.fuzz import programs as ast
 from tests.fuzz.checks import transformed
 from tests.fuzz.evaluate import arguments, function, smooth
 from tests.fuzz.strategies import programs
+from tests.jaxprs import equations
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*rule 0")
 many = settings(settings.get_profile(f"fuzz {os.environ.get('FUZZ_PROFILE', 'few')}"))
@@ -26,15 +26,8 @@ OF_RULES = {"fwd", "bwd", "jvp"}  # programs of custom derivative rules, which n
 
 def contractions(jaxpr: Any) -> Counter:
     """How many of each are in a jaxpr and below, once for each place that calls it."""
-    found: Counter = Counter()
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in (*FLOAT, QUANTIZED):
-            found[eqn.primitive.name] += 1
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, jex.Jaxpr):
-                    found += contractions(inner)
-    return found
+    names = (eqn.primitive.name for eqn in equations(jaxpr))
+    return Counter(name for name in names if name in (*FLOAT, QUANTIZED))
 
 
 def is_of_rule(site: Any) -> bool:

@@ -50,7 +50,3 @@ def assert_finite(tree: Any) -> None:
 def weights(plan: qpass.Plan) -> list[str]:
     """Paths of the weights of the quantized sites, in program order."""
     return [row.weight for row in plan.rows if row.scheme]
-
-
-def is_qtensor(value: Any) -> bool:
-    return isinstance(value, qpass.QTensor)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import qpass
+from tests.helpers import is_qtensor
 from tests.integrations.helpers import (
     KEEP,
     W8A8,
@@ -15,7 +16,6 @@ from tests.integrations.helpers import (
     assert_close,
     assert_finite,
     assert_same,
-    is_qtensor,
     normal,
     weights,
 )

@@ -11,12 +11,12 @@ import pytest
 from jax.tree_util import Partial
 
 import qpass
+from tests.helpers import is_qtensor
 from tests.integrations.helpers import (
     KEEP,
     W8A8,
     assert_close,
     assert_same,
-    is_qtensor,
     normal,
     weights,
 )

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import export
 
 import qpass
+from tests.jaxprs import count
 from tests.matrix.oracle import (
-    count_contractions,
+    CONTRACTIONS,
     distance,
     on_weights,
     reference,
@@ -144,7 +145,11 @@ def found(cell: Cell) -> None:
         programs += cell.transform.rules(cell.subject.build(cell.subject.apply), *args)
     rows = cell.inside.plan(*args).rows
     assert not [row for row in rows if row.role == "opaque"]
-    assert len({row.id for row in rows}) == len(rows) == sum(map(count_contractions, programs))
+    assert (
+        len({row.id for row in rows})
+        == len(rows)
+        == sum(count(program, *CONTRACTIONS) for program in programs)
+    )
     assert {row.weight for row in rows if row.scheme} == set(cell.subject.weights)
     assert all(row.scheme or row.reason for row in rows)
 

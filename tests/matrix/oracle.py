@@ -9,27 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 Weights = Mapping[str, tuple[int, ...]]
 CONTRACTIONS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
-
-
-def count_contractions(jaxpr: Any) -> int:
-    """Contractions in a jaxpr and in every jaxpr that a parameter of its equations holds."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        total += eqn.primitive.name in CONTRACTIONS
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            total += count_contractions(value) if _is_jaxpr(value) else 0
-    return total
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, jex.Jaxpr)
 
 
 def rounded(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import qpass
+from tests.helpers import qtensor_paths
+from tests.jaxprs import equations
 
 CONTRACTIONS = frozenset({"dot_general", "ragged_dot", "ragged_dot_general"}) | {
     "conv_general_dilated",
@@ -116,29 +117,12 @@ def relative(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 
 
-def contractions(jaxpr: Jaxpr) -> Iterator[tuple[str, str, str, str]]:
-    """Primitive and types of every contraction in a jaxpr and all jaxprs in it.
-
-    It knows no primitive by name but the contractions: a walk that shares nothing with qpass's.
-    """
-    for eqn in jaxpr.eqns:
+def contractions(jaxpr: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Primitive and types of every contraction in a jaxpr and all jaxprs in it."""
+    for eqn in equations(jaxpr):
         if eqn.primitive.name in CONTRACTIONS:
             lhs, rhs, *_ = (v.aval.str_short(short_dtypes=True) for v in eqn.invars)
             yield eqn.primitive.name, lhs, rhs, eqn.outvars[0].aval.str_short(short_dtypes=True)
-        for inner in _jaxprs(list(eqn.params.values())):
-            yield from contractions(inner)
-
-
-def _jaxprs(value: Any) -> Iterator[Jaxpr]:
-    if isinstance(value, ClosedJaxpr):
-        yield value.jaxpr
-    elif isinstance(value, Jaxpr):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _jaxprs(item)
-    elif isinstance(value, dict):
-        yield from _jaxprs(list(value.values()))
 
 
 class ModelTests:
@@ -190,20 +174,6 @@ def _loss(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 def _is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
-
-
-def qtensor_paths(tree: Any) -> set[str]:
-    """Paths of the quantized leaves, without the name that an NNX variable has for its array."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_qtensor)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-        for path, leaf in leaves
-        if _is_qtensor(leaf)
-    }
-
-
-def _is_qtensor(value: Any) -> bool:
-    return isinstance(value, qpass.QTensor)
 
 
 # What `flax.nnx.initializers.normal()` draws unless told otherwise.

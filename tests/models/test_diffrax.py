@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import qpass
-from tests.models.checks import BOUND, INT8, MARKS, qtensor_paths, relative
+from tests.helpers import qtensor_paths
+from tests.models.checks import BOUND, INT8, MARKS, relative
 from tests.ops.test_bit_exact import assert_same_bits
 
 pytestmark = MARKS

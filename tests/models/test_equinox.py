@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import qpass
+from tests.helpers import qtensor_paths
 from tests.models.checks import (
     BOUND,
     CONVOLUTION,
@@ -22,7 +23,6 @@ from tests.models.checks import (
     RAGGED,
     Model,
     ModelTests,
-    qtensor_paths,
     relative,
 )
 from tests.ops.test_bit_exact import assert_same_bits

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import qpass
+from tests.helpers import qtensor_paths
 from tests.models.checks import (
     BOUND,
     INT8,
@@ -15,7 +16,6 @@ from tests.models.checks import (
     OF_ACTIVATIONS,
     Model,
     ModelTests,
-    qtensor_paths,
     relative,
 )
 from tests.ops.test_bit_exact import assert_same_bits

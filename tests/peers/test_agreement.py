@@ -11,6 +11,7 @@ from flax import nnx
 
 import qpass
 from qpass_kernels import KERNELS
+from tests.helpers import is_qtensor
 from tests.peers.qwix_product import QWIX_EINSUM, QWIX_PRODUCT
 from tests.peers.qwix_side import Peer, assert_stored_alike, is_stored
 from tests.programs import normal
@@ -98,10 +99,6 @@ def assert_alike(theirs, ours):
             assert_stored_alike(one, other)
     assert theirs[0].dtype == ours[0].dtype
     np.testing.assert_array_equal(theirs[0].astype(jnp.float32), ours[0].astype(jnp.float32))
-
-
-def is_qtensor(value):
-    return isinstance(value, qpass.QTensor)
 
 
 def filled(model, shape, dtype="float32"):

@@ -10,9 +10,9 @@ import pytest
 from jax import lax
 
 import qpass
+from tests.jaxprs import equations
 from tests.rewriting.dequantized import W8, check_at_rounded_weights, unchanged
 from tests.rewriting.oracle import INT8, close, compiled, plain, quantized, random
-from tests.rewriting.programs import equations
 
 W = random(8, 8, seed=1)
 X = random(4, 8, seed=3)

@@ -9,9 +9,9 @@ from jax.core import Tracer
 
 import qpass
 from qpass_kernels import REFERENCE
+from tests.jaxprs import count
 from tests.rewriting.dequantized import W8, check_at_rounded_weights, dequantized, unchanged
 from tests.rewriting.oracle import INT8, close, plain, quantized, random, total
-from tests.rewriting.programs import count
 
 W = {"a": random(8, 8, seed=1), "b": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)

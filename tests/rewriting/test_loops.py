@@ -6,8 +6,8 @@ import pytest
 from jax import lax
 
 import qpass
+from tests.jaxprs import count
 from tests.rewriting.oracle import INT8, check, close, leaves, plain, quantized, random
-from tests.rewriting.programs import count
 
 P = {"w": random(3, 8, 8, seed=1), "v": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)

@@ -7,8 +7,8 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 import qpass
+from tests.jaxprs import equations
 from tests.rewriting.oracle import close, compiled, plain, quantized, random, total
-from tests.rewriting.programs import equations
 
 P = {"a": random(8, 8, seed=1), "b": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)

@@ -6,9 +6,9 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 import qpass
+from tests.jaxprs import count, equations
 from tests.rewriting.dequantized import check_at_rounded_weights
 from tests.rewriting.oracle import INT8, plain, random, total
-from tests.rewriting.programs import count, equations
 
 W = {"a": random(8, 8, seed=1), "b": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)

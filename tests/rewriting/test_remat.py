@@ -9,8 +9,8 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name, print_saved_residuals
 
 import qpass
+from tests.jaxprs import count
 from tests.rewriting.oracle import INT8, check, plain, random
-from tests.rewriting.programs import count
 
 W = {"a": random(8, 8, seed=1), "b": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)

@@ -8,8 +8,8 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 import qpass
+from tests.jaxprs import equations
 from tests.rewriting.oracle import INT8, check, close, compiled, plain, quantized, random, seen
-from tests.rewriting.programs import equations
 
 P = PartitionSpec
 W = {"a": random(8, 8, seed=1), "b": random(8, 8, seed=2)}

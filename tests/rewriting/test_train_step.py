@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 import qpass
+from tests.jaxprs import count, equations
 from tests.rewriting.oracle import INT8, close, compiled, plain, quantized, random
-from tests.rewriting.programs import count, equations
 
 P = {"w": random(2, 8, 8, seed=1), "v": random(8, 8, seed=2)}
 X = random(4, 8, seed=3)
