@@ -92,12 +92,7 @@ class MethodCall(Transformed):
 
 
 def transform_callable(fn: Callable, options: Options) -> Transformed | CalledModule:
-    """A function, a model object or a method of one, with its contractions quantized.
-
-    Raises:
-        CallError: ``fn`` is something else; says what to give instead.
-    """
-    refuse(fn)
+    """A function, a model object or a method of one, with its contractions quantized."""
     if isinstance(fn, CalledModule):
         return type(fn)(fn.module, MethodCall(fn.call, options))
     module, name = _bound(fn) or (fn, "__call__")

@@ -37,6 +37,11 @@ def alternatives(words: Iterable[str]) -> str:
 
 def listing(words: Iterable[str], limit: int = 8) -> str:
     """Return at most `limit` words, quoted, with the number of those left out."""
-    quoted = [repr(word) for word in words]
-    more = f" and {len(quoted) - limit} more" if len(quoted) > limit else ""
-    return ", ".join(quoted[:limit]) + more
+    return shortened(map(repr, words), limit)
+
+
+def shortened(texts: Iterable[str], limit: int, separator: str = ", ") -> str:
+    """Return at most `limit` texts as they are, with the number of those left out."""
+    known = list(texts)
+    more = f" and {len(known) - limit} more" if len(known) > limit else ""
+    return separator.join(known[:limit]) + more

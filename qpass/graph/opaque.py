@@ -12,6 +12,7 @@ from qpass.graph._jax import FIRST_ORDER, JaxprEqn, params_jaxprs
 from qpass.graph.dataflow import Dataflow
 from qpass.graph.derivatives import CONTRACTIONS, contains_contraction
 from qpass.graph.higher_order import is_opaque
+from qpass.suggest import shortened
 
 # Of products that are left as they are, because nothing is left to do; the plan lists them.
 ALREADY = "quantized already, by a transformation inside this one"
@@ -86,11 +87,10 @@ def opaque_findings(dataflow: Dataflow) -> tuple[str, ...]:
     met = Counter(_places(dataflow))
     if not met:
         return ()
-    listed = ", ".join(f"{place}{_times(n)}" for place, n in list(met.items())[:SHOWN])
-    more = f" and {len(met) - SHOWN} more" if len(met) > SHOWN else ""
+    listed = shortened((f"{place}{_times(n)}" for place, n in met.items()), SHOWN)
     count = met.total()
     noun = "1 sub-program" if count == 1 else f"{count} sub-programs"
-    return (f"{noun} cannot be looked into; products inside stay as they are: {listed}{more}.",)
+    return (f"{noun} cannot be looked into; products inside stay as they are: {listed}.",)
 
 
 def _places(dataflow: Dataflow) -> Iterator[str]:

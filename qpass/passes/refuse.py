@@ -10,6 +10,7 @@ from qpass.errors import RuleError
 from qpass.graph.sites import Site
 from qpass.numerics import PerGroup
 from qpass.plan import Decision, Plan
+from qpass.suggest import shortened
 
 BACKWARD = frozenset({"dlhs", "drhs"})
 FLOATS = ("float32", "bfloat16", "float16")
@@ -107,10 +108,9 @@ def _without_effect(plan: Plan) -> list[str]:
         mine = [d for d in plan.decisions if d.rule == index]
         if rule.keep or not mine or any(d.action for d in mine):
             continue
-        reasons = "; ".join(f"{d.site.id}: {d.reason}" for d in mine[:5])
-        more = f" and {len(mine) - 5} more" if len(mine) > 5 else ""
+        reasons = shortened((f"{d.site.id}: {d.reason}" for d in mine), 5, "; ")
         texts.append(
             f"rule {index} ({rule.describe()}) quantizes nothing: it fits {len(mine)} products and "
-            f"none of them can be quantized ({reasons}{more}). Change the rule or drop it."
+            f"none of them can be quantized ({reasons}). Change the rule or drop it."
         )
     return texts

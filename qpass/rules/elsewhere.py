@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from qpass.rules.globs import path_test
 from qpass.rules.selectors import Selector
+from qpass.suggest import shortened
 
 # Path of a parameter that is no product's weight -> what reads it, each as "add at model.py:12".
 Readers = Mapping[str, Sequence[str]]
@@ -28,5 +29,4 @@ def _read(by: Iterable[str]) -> str:
     names = list(dict.fromkeys(by))
     if not names:
         return "is read by nothing"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"is read by {', '.join(names[:SHOWN])}{more}"
+    return f"is read by {shortened(names, SHOWN)}"
