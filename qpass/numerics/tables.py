@@ -1,0 +1,162 @@
+"""Types whose codes are indices in a table of values.
+
+A small table is searched by comparing with the places halfway between its values, and read by a
+tree of selections: both are vectorized on every platform, which a gather is not.
+
+The six-bit floats of the OCP Microscaling specification (v1.0, section 5.3.2) are tables, too,
+whose indices are their bit patterns. Each is a part of an eight-bit float with as many mantissa
+bits, times a power of two, so that its codes are rounded and read by a cast to that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax import lax
+
+if TYPE_CHECKING:
+    from qpass.numerics.qtypes import QType
+
+# The quantiles of the normal distribution that QLoRA (Dettmers et al. 2023, appendix E) lists.
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)  # fmt: skip
+
+
+def _patterns(dtype: type) -> tuple[float, ...]:
+    """What the bit patterns of a dtype of six bits stand for."""
+    return tuple(np.arange(64, dtype=np.uint8).view(dtype).astype(float).tolist())
+
+
+FP6_E2M3 = _patterns(ml_dtypes.float6_e2m3fn)
+FP6_E3M2 = _patterns(ml_dtypes.float6_e3m2fn)
+
+
+@dataclass(frozen=True)
+class _Carrier:
+    """An eight-bit float that holds a table's values times `factor`, at the same bits."""
+
+    dtype: np.dtype
+    factor: float
+
+
+_CARRIERS = {
+    FP6_E2M3: _Carrier(jnp.dtype(jnp.float8_e4m3fn), 2.0**-6),
+    FP6_E3M2: _Carrier(jnp.dtype(jnp.float8_e5m2), 2.0**-12),
+}
+_SELECTED = 16  # A tree of more selections is slower than a gather.
+
+
+def encode_table(y: jax.Array, qtype: QType) -> jax.Array:
+    """The index of the value of `qtype.table` that is nearest to each element.
+
+    Of two that are equally near, the one with the even index is taken; numbers beyond the ends of
+    the table go to its ends; NaN goes to the value nearest to zero.
+
+    Args:
+        y: float32 array of any shape.
+        qtype: a type of kind "table".
+
+    Returns:
+        array of the shape of y and the dtype of `qtype`.
+    """
+    y = jnp.where(jnp.isnan(y), 0, y)
+    if carrier := _CARRIERS.get(qtype.table):
+        return _to_pattern(jnp.clip(y, qtype.qmin, qtype.qmax), carrier).astype(qtype.dtype)
+    order, last = _thresholds(qtype.table)
+    rank = jnp.asarray(sum((y > edge).astype(jnp.uint8) for edge in last))
+    if order != tuple(range(len(order))):
+        rank = decode_values(rank, order).astype(jnp.uint8)
+    # The barrier keeps the search vectorized, which a cast to half bytes in the same loop is not.
+    return lax.optimization_barrier(rank).astype(qtype.dtype)
+
+
+def decode_table(indices: jax.Array, qtype: QType) -> jax.Array:
+    """The value of `qtype.table` at each index: float32, exact.
+
+    Args:
+        indices: array of any shape and the dtype of `qtype`.
+        qtype: a type of kind "table".
+    """
+    if carrier := _CARRIERS.get(qtype.table):
+        return _from_pattern(indices, carrier)
+    return decode_values(indices, qtype.table)
+
+
+def carried(indices: jax.Array, qtype: QType) -> tuple[jax.Array, float] | None:
+    """Codes of an eight-bit float that hold the values of a six-bit one, and the factor to values.
+
+    None for a table that no eight-bit float holds.
+    """
+    carrier = _CARRIERS.get(qtype.table)
+    return carrier and (_as_carrier(indices, carrier), 1 / carrier.factor)
+
+
+def decode_values(indices: jax.Array, table: tuple[float, ...]) -> jax.Array:
+    """`table[indices]` in float32."""
+    values = np.asarray(table, np.float32)
+    indices = indices.astype(jnp.int32)
+    if len(values) > _SELECTED:
+        return jnp.asarray(values)[indices]
+    return _select(indices, values, 0)
+
+
+def _select(indices: jax.Array, values: np.ndarray, bit: int) -> jax.Array:
+    """A tree: the lowest bit halves the candidates, the next one halves the rest, and so on."""
+    if len(values) == 1:
+        return jnp.full(indices.shape, values[0])
+    even, odd = (_select(indices, part, bit + 1) for part in (values[::2], values[1::2]))
+    return jnp.where(indices & (1 << bit) == 0, even, odd)
+
+
+@cache
+def _thresholds(table: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[np.float32, ...]]:
+    """Indices by rising value, and the greatest float32 that goes to each of them but the last."""
+    order = tuple(np.argsort(np.asarray(table, np.float32), kind="stable").tolist())
+    return order, tuple(_edge(table, low, high) for low, high in pairwise(order))
+
+
+def _edge(table: tuple[float, ...], low: int, high: int) -> np.float32:
+    """The greatest float32 that is nearer to the lower of two neighbours, or as near and even."""
+    middle = (float(np.float32(table[low])) + float(np.float32(table[high]))) / 2
+    edge = np.float32(middle)
+    beyond = float(edge) > middle or (float(edge) == middle and low % 2)
+    return np.nextafter(edge, np.float32(-np.inf)) if beyond else edge
+
+
+def _to_pattern(y: jax.Array, carrier: _Carrier) -> jax.Array:
+    bits = lax.bitcast_convert_type((y * carrier.factor).astype(carrier.dtype), jnp.uint8)
+    return (bits & np.uint8(31)) | ((bits >> np.uint8(2)) & np.uint8(32))
+
+
+def _from_pattern(indices: jax.Array, carrier: _Carrier) -> jax.Array:
+    return _as_carrier(indices, carrier).astype(jnp.float32) * (1 / carrier.factor)
+
+
+def _as_carrier(indices: jax.Array, carrier: _Carrier) -> jax.Array:
+    """The carrier's codes: the sign moves from bit 5 to bit 7."""
+    bits = indices.astype(jnp.uint8)
+    bits = (bits & np.uint8(31)) | ((bits & np.uint8(32)) << np.uint8(2))
+    return lax.bitcast_convert_type(bits, carrier.dtype)
