@@ -1,0 +1,198 @@
+"""How fast a weight is quantized, beside the time that memory alone would take.
+
+``python -m qpass_bench.quantizing --out bench/results/quantizing-cpu.json`` quantizes a float32
+matrix under every type, granularity and range method. Quantizing has to read every value once and
+to write codes and scales once. The time for that, at the bandwidth of the fastest of a few plain
+streams, is the best that any program could do; a figure is the share of it that was reached.
+Streams and quantizers take turns in the same rounds, and the share is taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import batched, product
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from qpass.numerics import QTYPES, as_quantizer, quantize
+from qpass_bench.contestant import buffer_bytes
+from qpass_bench.measure import Timing, interleaved, machine
+from qpass_bench.progress import Stages
+
+SIZE = 4096
+GRANULARITIES = ("", "g128", "g32", "tensor")
+SIMPLE = ("absmax",)
+SEARCHES: tuple[str, ...] = ()
+RANGED_TYPES = ("int8", "int4")
+"""The types that every range method is timed with; the others with the default one."""
+
+BATCH = 6
+"""How many cases share their rounds: the streams are timed anew for every batch."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A quantizer as text, and how the weight lies.
+
+    ``rows``: ``[out, in]``, contracted along rows, as codes are stored. ``columns``: ``[in, out]``,
+    as most JAX models have it, so that codes are transposed on the way.
+    """
+
+    quantizer: str
+    layout: str = "rows"
+    simple: bool = True
+
+    @property
+    def name(self) -> str:
+        """A unique name."""
+        return f"{self.quantizer}, {self.layout}"
+
+    def function(self) -> Callable[[jax.Array], Any]:
+        """What is timed, jitted."""
+        contract, pack = ((1,), False) if self.layout == "rows" else ((0,), True)
+        quantizer = as_quantizer(self.quantizer)
+        return jax.jit(partial(quantize, quantizer=quantizer, contract=contract, pack=pack))
+
+
+def cases() -> Iterator[Case]:
+    """Every type and granularity; every range method with two types; transposed weights."""
+    for qtype, granularity in product((qtype.name for qtype in QTYPES), GRANULARITIES):
+        yield Case(_text(qtype, granularity))
+    for qtype, granularity, method in product(RANGED_TYPES, GRANULARITIES, SIMPLE[1:] + SEARCHES):
+        yield Case(_text(qtype, granularity, method), simple=method in SIMPLE)
+    for qtype, granularity in product(RANGED_TYPES, GRANULARITIES):
+        yield Case(_text(qtype, granularity), "columns")
+
+
+def _text(*words: str) -> str:
+    return " ".join(filter(None, words))
+
+
+def run(
+    chosen: Sequence[Case] | None = None,
+    size: int = SIZE,
+    rounds: int = 9,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Time every case in batches that share their rounds; ``tick`` is called after each case.
+
+    Cases that are not simple (searches for the best range) take few rounds.
+    """
+    chosen = tuple(cases()) if chosen is None else tuple(chosen)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((size, size)), jnp.float32)
+    rows, bandwidths = [], []
+    for simple in (True, False):
+        for batch in batched([c for c in chosen if c.simple is simple], BATCH):
+            measured, bandwidth = _batch(batch, x, rounds if simple else min(rounds, 3), tick)
+            rows.extend(measured)
+            bandwidths.append(bandwidth)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "shape": [size, size],
+        "streams": {name: _summary([b for d in bandwidths for b in d[name]]) for name in STREAMS},
+        "rows": rows,
+    }
+
+
+type Stream = tuple[Callable[[], Any], int]
+"""A call, and how many bytes it reads and writes."""
+
+
+def streams(x: jax.Array) -> dict[str, Stream]:
+    """Plain programs that do nothing but move an array through memory."""
+    read, narrow = jax.jit(jnp.max), jax.jit(lambda x: x.astype(jnp.int8))
+    step, held = jax.jit(lambda x: x + 1, donate_argnums=0), [x + 0]
+
+    def in_place() -> jax.Array:
+        held[0] = step(held[0])
+        return held[0]
+
+    return {
+        "read": (partial(read, x), x.nbytes),
+        "add in place": (in_place, 2 * x.nbytes),
+        "cast to int8": (partial(narrow, x), x.nbytes + x.size),
+    }
+
+
+STREAMS = ("read", "add in place", "cast to int8")
+
+
+def _batch(
+    batch: Sequence[Case], x: jax.Array, rounds: int, tick: Callable[[], None]
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+    """Rows, and the bandwidth of every stream in every round."""
+    plain = streams(x)
+    calls = {case.name: partial(case.function(), x) for case in batch}
+    timings = interleaved({**{n: call for n, (call, _) in plain.items()}, **calls}, rounds)
+    bandwidth = {n: [b / s for s in timings[n].seconds] for n, (_, b) in plain.items()}
+    best = [max(each) for each in zip(*bandwidth.values(), strict=True)]
+    rows = []
+    for case in batch:
+        moved = x.nbytes + buffer_bytes(calls[case.name]())
+        rows.append(row(case, moved, timings[case.name], best))
+        tick()
+    return rows, bandwidth
+
+
+def row(case: Case, moved: int, timing: Timing, bandwidth: Sequence[float]) -> dict[str, Any]:
+    """The figures of a case that has to move so many bytes, at the bandwidth of each round."""
+    shares = [moved / b / s for b, s in zip(bandwidth, timing.seconds, strict=True)]
+    return {
+        "quantizer": case.quantizer,
+        "layout": case.layout,
+        "simple": case.simple,
+        "bytes": moved,
+        "ms": timing.median * 1e3,
+        "ms_range": [seconds * 1e3 for seconds in timing.spread],
+        "of_optimal": statistics.median(shares),
+        "of_optimal_range": [min(shares), max(shares)],
+        "rounds": len(shares),
+    }
+
+
+def _summary(bandwidths: Sequence[float]) -> dict[str, Any]:
+    in_gb = [b / 1e9 for b in bandwidths]
+    return {"gb_per_s": statistics.median(in_gb), "gb_per_s_range": [min(in_gb), max(in_gb)]}
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """The rows for a terminal; the streams in the caption."""
+    caption = ", ".join(f"{n} {s['gb_per_s']:.1f} GB/s" for n, s in report["streams"].items())
+    shown = Table("quantizer", "layout", "ms", "of optimal", "range", caption=caption)
+    for row in report["rows"]:
+        low, high = row["of_optimal_range"]
+        figures = f"{row['ms']:.1f}", f"{row['of_optimal']:.0%}", f"{low:.0%} to {high:.0%}"
+        shown.add_row(row["quantizer"], row["layout"], *figures)
+    return shown
+
+
+def main() -> None:
+    """Measure, print the table, and write the JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="", help="quantizers that contain this text")
+    arguments = parser.parse_args()
+    chosen = [case for case in cases() if arguments.only in case.name]
+    with Stages(Console(stderr=True)).stage("Quantize", len(chosen)) as tick:
+        report = run(chosen, rounds=arguments.rounds, tick=tick)
+    Console().print(table(report))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
