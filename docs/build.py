@@ -16,7 +16,10 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from rich.console import Console
+
 from qpass_bench import pages
+from qpass_bench.progress import Stages
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- example: (\S+) -->)(?:\n+```python\n.*?```)?", re.DOTALL)
@@ -60,12 +63,23 @@ def main() -> None:
     arguments = parser.parse_args()
     put_examples()
     if arguments.numerics:
-        (DOCS / "numerics.md").write_text(pages.numerics(), encoding="utf-8")
+        _numerics()
     if arguments.performance:
         reports = [_result(name) for name in ("demo-cpu", "heldout-cpu", "transform-cpu")]
         (DOCS / "performance.md").write_text(pages.performance(*reports), encoding="utf-8")
     if arguments.frameworks:
         _frameworks()
+
+
+def _numerics() -> None:
+    """Measure the errors of all types, and write figures, page and plot."""
+    from qpass_bench import numerics_page, roundtrip
+
+    with Stages(Console(stderr=True)).stage("Quantize", roundtrip.EVERYTHING.steps) as tick:
+        report = roundtrip.report(roundtrip.arrays(), tick=tick)
+    _path("roundtrip").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (DOCS / "numerics.md").write_text(numerics_page.page(report), encoding="utf-8")
+    numerics_page.plot(report, DOCS / "images" / "roundtrip.svg")
 
 
 def _frameworks() -> None:
@@ -76,8 +90,11 @@ def _frameworks() -> None:
 
 
 def _result(name: str) -> dict:
-    path = DOCS.parent / "bench" / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(_path(name).read_text(encoding="utf-8"))
+
+
+def _path(name: str) -> Path:
+    return DOCS.parent / "bench" / "results" / f"{name}.json"
 
 
 if __name__ == "__main__":

@@ -7,21 +7,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from qpass_bench.roundtrip import measure
 
-
-def numerics() -> str:
-    """``docs/numerics.md``, measured now."""
-    rows = [
-        (r.quantizer, f"{r.bits:.2f}", *(f"{v:.5f}" for v in (r.normal, r.outliers)),
-         f"{r.true_division:.5f}")
-        for r in measure()
-    ]  # fmt: skip
-    head = ("quantizer", "bits", "normal", "outliers", "normal, codes from x / scale")
-    return _template("numerics").substitute(table=table(head, rows))
-
-
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A page with places for what was measured."""
     text = files("qpass_bench").joinpath("templates", f"{name}.md").read_text(encoding="utf-8")
     return Template(text)
 
@@ -46,7 +34,7 @@ def performance(report: dict[str, Any], heldout: dict[str, Any], transform: dict
     if report.get("encoder"):
         tables.append(encoder_table(report["encoder"]))
     float_mb, int8_mb, *_ = (f"{v['sizes']['bytes'] / 1e6:.0f}" for v in variants)
-    return _template("performance").substitute(
+    return template("performance").substitute(
         model=report["model"]["name"],
         tokens=f"{report['text']['tokens']:,}",
         text=report["text"]["name"],

@@ -69,14 +69,15 @@ class Case:
 def cases() -> Iterator[Case]:
     """Every type and granularity; every range method with two types; transposed weights."""
     for qtype, granularity in product((qtype.name for qtype in QTYPES), GRANULARITIES):
-        yield Case(_text(qtype, granularity))
+        yield Case(spelled(qtype, granularity))
     for qtype, granularity, method in product(RANGED_TYPES, GRANULARITIES, SIMPLE[1:] + SEARCHES):
-        yield Case(_text(qtype, granularity, method), simple=method in SIMPLE)
+        yield Case(spelled(qtype, granularity, method), simple=method in SIMPLE)
     for qtype, granularity in product(RANGED_TYPES, GRANULARITIES):
-        yield Case(_text(qtype, granularity), "columns")
+        yield Case(spelled(qtype, granularity), "columns")
 
 
-def _text(*words: str) -> str:
+def spelled(*words: str) -> str:
+    """The text of a quantizer from its words, of which some may be empty."""
     return " ".join(filter(None, words))
 
 
@@ -191,7 +192,7 @@ def main() -> None:
         report = run(chosen, rounds=arguments.rounds, tick=tick)
     Console().print(table(report))
     if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        arguments.out.writespelled(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qpass_bench import pages, peers, roundtrip, transform
+from qpass_bench import pages, peers, transform
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,18 +43,6 @@ def test_held_out_texts_stay_within_the_same_bounds():
         if " " in name:
             assert variants["int8 W8A8"]["ratio"] <= 1.02
             assert variants["int4 W4A16 g32"]["ratio"] <= 1.45
-
-
-@pytest.mark.parametrize(
-    ("quantizer", "published"),
-    # Round trips of 256 x 1024 normal values per row, published for ranges of 127.5 and 7.5 steps;
-    # ours have 127 and 7, so int8 agrees within 1 % and int4 is the stated 7 % coarser.
-    [("int8", 0.00847), ("fp8_e4m3", 0.02248), ("fp8_e5m2", 0.04474), ("int4", 0.14425 * 15 / 14)],
-)
-def test_round_trip_errors(quantizer, published):
-    (row,) = (row for row in roundtrip.measure() if row.quantizer == quantizer)
-    assert row.normal == pytest.approx(published, rel=0.01)
-    assert row.normal == pytest.approx(row.true_division, rel=1e-3)
 
 
 def test_outcomes_of_peers_are_told_apart():
