@@ -12,11 +12,11 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from qpass_bench import demo, fetch, texts
 from qpass_bench.evaluate import make_loss, perplexity, windows
+from qpass_bench.measure import machine
 from qpass_bench.options import Options
 from qpass_bench.progress import Stages
 from qpass_bench.schemes import DECODER_VARIANTS, PRODUCT_W8A8
@@ -42,7 +42,7 @@ def run(options: Options = demo.DEFAULTS) -> dict[str, Any]:
     contestants = demo.rewrite(model, VARIANTS, stages)
     bible = texts.verses(fetch.fetch(fetch.KJV, options.cache))
     passages = {"Proverbs (KJV)": texts.passage(bible, PROVERBS), "pydoc topics": pydoc_topics()}
-    found: dict[str, Any] = {"jax": jax.__version__, "platform": jax.default_backend()}
+    found: dict[str, Any] = {"machine": machine()}
     with stages.stage("Perplexity", len(passages) * len(contestants) * options.windows) as tick:
         for name, text in passages.items():
             ids = model.tokenizer.encode(text).ids
