@@ -11,6 +11,7 @@ from jax.core import eval_jaxpr
 
 from qpass.errors import CallError
 from qpass.graph._jax import JaxprEqn, bind
+from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
@@ -81,7 +82,8 @@ def compare(plan: Plan, call: Call) -> Comparison:
     for leaf, value in zip(call.leaves, call.values, strict=True):
         if isinstance(value, QTensor):
             raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
-    taps, result = jax.jit(lambda values: _run(plan, values))(list(call.values))
+    merged, result = jax.jit(lambda values: _run(plan, values))(list(call.values))
+    taps = {name: tap.value for name, tap in merged.items()}
     tapped = [(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]
     seen = [(decision, tap) for decision, tap in tapped if _runs(tap)]
     unseen = tuple(decision.site.id for decision, tap in tapped if not _runs(tap))
@@ -120,11 +122,11 @@ def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
     return taps, (sum(p[0] for p in pairs), sum(p[1] for p in pairs))
 
 
-def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> tuple:
+def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> Sum:
     """Power of the error and of the float product, summed over the site's result; and one run."""
     floats = [v.latent if isinstance(v, QTensor) else v for v in operands]
     (exact,) = bind(eqn, floats)
-    return *_powers(exact, result), jnp.ones(())
+    return Sum((*_powers(exact, result), jnp.ones(())))
 
 
 def _powers(exact: Any, result: Any) -> tuple[Any, Any]:

@@ -24,9 +24,10 @@ from qpass.graph._jax import (
     bind,
     scan_parts,
     unspecified_as_none,
-    varying_axes,
 )
+from qpass.graph.feeds import Feeds
 from qpass.graph.higher_order import bodies
+from qpass.graph.merging import across, merge, neutral
 from qpass.graph.rebuild_custom import custom_jvp, custom_vjp
 from qpass.graph.rewrite import Frame, Result, Rewriter, Saving, Taps
 
@@ -34,13 +35,15 @@ from qpass.graph.rewrite import Frame, Result, Rewriter, Saving, Taps
 def _flat_body(rw: Rewriter, jaxpr: Jaxpr, operands: list, frame: Frame) -> tuple[Callable, list]:
     """The rewritten sub-program as a function of plain arrays, and those arrays.
 
-    JAX traces one function object once, so call sites that share a jaxpr, and where the decisions
-    inside are the same, get the same function.
+    Those of the operands come first, then those that its sites are fed. JAX traces one function
+    object once, so call sites that share a jaxpr, and where the decisions inside are the same, get
+    the same function; each gives it its own operands and feeds.
     """
-    flat, tree = jax.tree.flatten(operands)
+    flat, tree = jax.tree.flatten((operands, frame.feeds))
 
     def body(*arrays):
-        return rw.run(jaxpr, jax.tree.unflatten(tree, arrays), frame)
+        values, feeds = jax.tree.unflatten(tree, arrays)
+        return rw.run(jaxpr, values, frame.fed(feeds))
 
     if rw.tap is not None:  # its results are named by call path, so no two call sites are the same
         return body, flat
@@ -52,10 +55,10 @@ def _jit(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) 
     params = eqn.params
     body, flat = _flat_body(rw, params["jaxpr"], operands, frame.enter(index, "body"))
     body.__name__ = body.__qualname__ = params["name"]
-    return jax.jit(body, **_jit_options(params, operands))(*flat)
+    return jax.jit(body, **_jit_options(params, operands, len(flat)))(*flat)
 
 
-def _jit_options(params: Mapping, operands: list) -> dict[str, Any]:
+def _jit_options(params: Mapping, operands: list, n_arrays: int) -> dict[str, Any]:
     counts = [len(jax.tree.leaves(value)) for value in operands]
     given = [unspecified_as_none(s) for s in params["in_shardings"]]
     shardings = [
@@ -70,7 +73,7 @@ def _jit_options(params: Mapping, operands: list) -> dict[str, Any]:
     }
     outs = [unspecified_as_none(s) for s in params["out_shardings"]]
     if any(s is not None for s in shardings):
-        options["in_shardings"] = tuple(shardings)
+        options["in_shardings"] = (*shardings, *[None] * (n_arrays - len(shardings)))
     if any(s is not None for s in outs):
         options["out_shardings"] = (outs, None)
     return options
@@ -110,19 +113,19 @@ def _scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int)
     (body,) = bodies(eqn)
     consts, carry, xs = scan_parts(eqn, operands)
     fixed, moving = _split_carry(rw, body, carry, len(consts), frame, index)
-    n_carry = len(carry)
+    n_carry, inner = len(carry), frame.enter(index, "body")
 
     def step(state, slices):
+        slices, feeds = slices
         values = _merge(fixed, state)
-        outs, taps = rw.run(jaxpr, [*consts, *values, *slices], frame.enter(index, "body"))
+        outs, taps = rw.run(jaxpr, [*consts, *values, *slices], inner.fed(feeds))
         new = _carries(rw, [outs[k] for k in moving], frame, index)
         ys = rw.unwrap_all(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
         return new, (ys, taps)
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
-    state, (ys, taps) = lax.scan(
-        step, list(moving.values()), [rw.operations.stacked(x) for x in xs], **options
-    )
+    stacked = [rw.operations.stacked(x) for x in xs]
+    state, (ys, taps) = lax.scan(step, list(moving.values()), (stacked, inner.feeds), **options)
     return [*_merge(fixed, state), *ys], taps
 
 
@@ -173,11 +176,11 @@ def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int
     def step(loop):
         state, taps = run_body(loop[0])
         state = _where(ask(loop[0]), state, loop[0]) if mapped else state
-        return state, jax.tree.map(jnp.add, loop[1], taps)
+        return state, merge(loop[1], taps)
 
     state = list(moving.values())
-    zeros = _zeros(jax.eval_shape(run_body, state)[1]) if rw.tap else {}
-    state, taps = lax.while_loop(more, step, (state, zeros))
+    none = neutral(jax.eval_shape(run_body, state)[1]) if rw.tap else {}
+    state, taps = lax.while_loop(more, step, (state, none))
     return _merge(fixed, state), taps
 
 
@@ -188,12 +191,9 @@ def _where(going: jax.Array, new: list, old: list) -> list:
     return [lax.select(*values) for values in zip(masks, new, old, strict=True)]
 
 
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
 def _cond(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     choice, *rest = operands
+    given = [frame.beneath(index), *rest]
     runs = [
         partial(_branch, rw, jaxpr, frame, index, k)
         for k, jaxpr in enumerate(eqn.params["branches"])
@@ -201,21 +201,23 @@ def _cond(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int)
     every: Taps = {}
     if rw.tap is not None:
         for run in runs:
-            every.update(jax.eval_shape(run, *rest)[1])
+            every.update(jax.eval_shape(run, *given)[1])
     filled = [partial(_with_missing_taps, run, every) for run in runs]
     if eqn.params.get("branches_platforms") is not None:
-        return _rebind_branches(eqn, filled, choice, rest)
-    return lax.switch(choice, filled, *rest)
+        return _rebind_branches(eqn, filled, choice, given)
+    return lax.switch(choice, filled, *given)
 
 
-def _branch(rw: Rewriter, jaxpr: Jaxpr, frame: Frame, index: int, k: int, *operands: Any) -> Result:
-    outs, taps = rw.run(jaxpr, operands, frame.enter(index, f"branch{k}"))
+def _branch(
+    rw: Rewriter, jaxpr: Jaxpr, frame: Frame, index: int, k: int, feeds: Feeds, *operands: Any
+) -> Result:
+    outs, taps = rw.run(jaxpr, operands, frame.fed(feeds).enter(index, f"branch{k}"))
     return rw.unwrap_all(outs, frame, index, "dequantized: result of a branch"), taps
 
 
 def _with_missing_taps(run: Callable, every: Taps, *operands: Any) -> Result:
     outs, taps = run(*operands)
-    return outs, {name: taps[name] if name in taps else _zeros(every[name]) for name in every}
+    return outs, {name: taps[name] if name in taps else neutral(every[name]) for name in every}
 
 
 def _rebind_branches(eqn: JaxprEqn, runs: list[Callable], choice: Any, operands: list) -> Result:
@@ -241,20 +243,22 @@ def _shard_map(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         values.append(value)
         specs.append(spec)
 
-    def body(*args):
-        outs, taps = rw.run(params["jaxpr"], args, frame.enter(index, "body"))
+    inner = frame.enter(index, "body")
+
+    def body(feeds, *args):
+        outs, taps = rw.run(params["jaxpr"], args, inner.fed(feeds))
         outs = rw.unwrap_all(outs, frame, index, "dequantized: result of a shard_map")
-        return tuple(outs), jax.tree.map(lambda tap: _total(tap, axes), taps)
+        return tuple(outs), across(taps, axes)
 
     mapped = jax.shard_map(
         body,
         mesh=params["mesh"],
-        in_specs=tuple(specs),
+        in_specs=(PartitionSpec(), *specs),
         out_specs=(tuple(params["out_specs"]), PartitionSpec()),
         axis_names=set(axes),
         check_vma=params["check_vma"],
     )
-    outs, taps = mapped(*values)
+    outs, taps = mapped(inner.feeds, *values)
     return list(outs), taps
 
 
@@ -268,12 +272,6 @@ def _sharded_operand(
         return value, inner
     why = "dequantized: its scales cannot be split as the shard_map splits the weight"
     return rw.unwrap(value, (frame.path, index), why), spec
-
-
-def _total(tap: Any, axes: tuple) -> Any:
-    missing = tuple(a for a in axes if a not in varying_axes(tap))
-    varying = lax.pcast(tap, missing, to="varying") if missing and varying_axes(tap) else tap
-    return lax.psum(varying, axes)
 
 
 REBUILD: Mapping[str, Callable] = MappingProxyType(

@@ -18,37 +18,41 @@ from qpass.graph.rewrite import Frame, Result, Rewriter
 
 def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     """A ``custom_vjp_call``: its three programs rewritten, its rule kept."""
-    primal = frame.enter(index, "primal")
     if rw.tap is not None:  # taps leave as extra results, which a derivative rule cannot have
-        return rw.run(eqn.params["call_jaxpr"], operands, primal)
+        return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "primal"))
     programs = rw.derivatives.get((frame.path, index))
     if not isinstance(programs, VjpPrograms):
         return _without_rule(rw, eqn, operands, frame, index)
     consts, args = operands[: programs.n_consts], operands[programs.n_consts :]
-    flat, tree = jax.tree.flatten(args)
+    # Fed values are arguments too: the rule runs later, when what it closed over may be gone.
+    flat, tree = jax.tree.flatten((frame.beneath(index), args))
+    n_fed = len(jax.tree.leaves(frame.beneath(index)))
     refused = len(jax.tree.leaves(operands[programs.stop :]))
     n_results = len(eqn.outvars)
 
     @jax.custom_vjp
     def call(*arrays):
-        outs, _ = rw.run(
-            eqn.params["call_jaxpr"], [*consts, *jax.tree.unflatten(tree, arrays)], primal
-        )
+        feeds, values = jax.tree.unflatten(tree, arrays)
+        inner = frame.fed(feeds).enter(index, "primal")
+        outs, _ = rw.run(eqn.params["call_jaxpr"], [*consts, *values], inner)
         return rw.unwrap_all(outs, frame, index, "dequantized: result of custom_vjp")
 
     def fwd(*arrays):
         if refused:
             arrays = _taken(eqn, arrays, refused)
-        values = [*consts, *jax.tree.unflatten(tree, arrays)]
-        outs, _ = rw.run(programs.fwd, values, frame.enter(index, "fwd"))
+        feeds, values = jax.tree.unflatten(tree, arrays)
+        inner = frame.fed(feeds).enter(index, "fwd")
+        outs, _ = rw.run(programs.fwd, [*consts, *values], inner)
         results = rw.unwrap_all(outs[:n_results], frame, index, "dequantized: custom_vjp")
-        return results, outs[n_results:]
+        return results, (feeds, outs[n_results:])
 
     def bwd(residuals, cotangents):
+        feeds, values = residuals
         seen = [_with_zeros(cotangents[i]) for i in programs.floating_results]
-        grads, _ = rw.run(programs.bwd, [*residuals, *seen], frame.enter(index, "bwd"))
+        inner = frame.fed(feeds).enter(index, "bwd")
+        grads, _ = rw.run(programs.bwd, [*values, *seen], inner)
         by_position = dict(zip(programs.differentiable, grads, strict=True))
-        return _flat_cotangents(rw, args, by_position, programs.n_consts)
+        return (*[None] * n_fed, *_flat_cotangents(rw, args, by_position, programs.n_consts))
 
     call.defvjp(fwd, bwd, symbolic_zeros=bool(refused))
     return call(*flat), {}
@@ -101,27 +105,29 @@ def _flat_cotangents(rw: Rewriter, args: list, grads: dict[int, Any], first: int
 
 def custom_jvp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     """A ``custom_jvp_call``: both programs rewritten, its rule kept."""
-    primal = frame.enter(index, "primal")
     if rw.tap is not None:
-        return rw.run(eqn.params["call_jaxpr"], operands, primal)
+        return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "primal"))
     program = rw.derivatives.get((frame.path, index))
     if not isinstance(program, JvpProgram):
         return _without_rule(rw, eqn, operands, frame, index)
     consts, args = operands[: program.n_consts], operands[program.n_consts :]
-    flat, tree = jax.tree.flatten(args)
+    flat, tree = jax.tree.flatten((frame.beneath(index), args))
+    n_fed = len(jax.tree.leaves(frame.beneath(index)))
     n_results = len(eqn.outvars)
 
     @jax.custom_jvp
     def call(*arrays):
-        values = [*consts, *jax.tree.unflatten(tree, arrays)]
-        outs, _ = rw.run(eqn.params["call_jaxpr"], values, primal)
+        feeds, values = jax.tree.unflatten(tree, arrays)
+        inner = frame.fed(feeds).enter(index, "primal")
+        outs, _ = rw.run(eqn.params["call_jaxpr"], [*consts, *values], inner)
         return rw.unwrap_all(outs, frame, index, "dequantized: result of custom_jvp")
 
     @call.defjvp
     def jvp(arrays, dots):
-        values = [*consts, *jax.tree.unflatten(tree, arrays)]
-        tangents = _tangents(rw, args, dots, program)
-        outs, _ = rw.run(program.jvp, [*values, *tangents], frame.enter(index, "jvp"))
+        feeds, values = jax.tree.unflatten(tree, arrays)
+        tangents = _tangents(rw, args, dots[n_fed:], program)
+        inner = frame.fed(feeds).enter(index, "jvp")
+        outs, _ = rw.run(program.jvp, [*consts, *values, *tangents], inner)
         results = rw.unwrap_all(outs[:n_results], frame, index, "dequantized: custom_jvp")
         return results, _full_tangents(eqn, results, outs[n_results:], program)
 

@@ -25,6 +25,7 @@ from qpass.graph._jax import (
     source_line,
 )
 from qpass.graph.dataflow import Key, Path
+from qpass.graph.feeds import Feeds, beneath, step_name
 
 Taps = dict[str, Any]
 Result = tuple[list, Taps]
@@ -53,8 +54,10 @@ class Operations(Protocol):
         """Result of a layout equation on a wrapped first operand; None when it cannot carry it."""
         ...
 
-    def contraction(self, decision: Any, eqn: JaxprEqn, operands: Sequence[Any]) -> jax.Array:
-        """Result of a decided site."""
+    def contraction(
+        self, decision: Any, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None
+    ) -> jax.Array:
+        """Result of a decided site; ``fed`` is what it is handed from outside."""
         ...
 
     def shard_specs(self, value: Any, spec: Any, mesh: Any) -> Any | None:
@@ -95,14 +98,30 @@ class Saving:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the interpreter is: its call path, and the remat policy in force there."""
+    """Where the interpreter is.
+
+    Attributes:
+        path: its call path.
+        saving: the remat policy in force there.
+        feeds: what the sites there and below are handed (`qpass.graph.feeds`).
+    """
 
     path: Path = ()
     saving: Saving | None = None
+    feeds: Feeds = field(default_factory=dict)
 
     def enter(self, index: int, key: str) -> "Frame":
         """The frame of a sub-program of equation ``index``."""
-        return replace(self, path=(*self.path, (index, key)))
+        feeds = self.feeds.get(step_name(index, key), {})
+        return replace(self, path=(*self.path, (index, key)), feeds=feeds)
+
+    def beneath(self, index: int) -> dict[str, Any]:
+        """The feeds of all sub-programs of equation ``index``."""
+        return beneath(self.feeds, index)
+
+    def fed(self, feeds: Feeds) -> "Frame":
+        """This frame with other values for its feeds: those that came in as arguments."""
+        return replace(self, feeds=feeds)
 
 
 @dataclass(eq=False)
@@ -115,7 +134,9 @@ class Rewriter:
         operations: see `Operations`.
         rebuild: the rule of each higher-order primitive (`qpass.graph.rebuild.REBUILD`).
         tap: called with ``(decision, eqn, operands, result)`` at each decided site; the pytree
-            of sums that it returns comes back by call path. None taps nothing.
+            that it returns, of `qpass.graph.merging.Sum`, `Max` and `Min`, comes back by call
+            path, merged over the runs of the site; stacked over those in a scan. None taps
+            nothing.
         notes: filled with ``(key, text)`` where a wrapped value had to be unwrapped.
         shared: sub-programs already rebuilt, so that call sites with the same decisions inside
             share one trace.
@@ -186,7 +207,8 @@ class Rewriter:
 
     def _site(self, eqn: JaxprEqn, operands: list, frame: Frame, key: Key) -> tuple[list, Taps]:
         decision = self.decisions[key]
-        result = self.operations.contraction(decision, eqn, operands)
+        fed = frame.feeds.get(str(key[1]))
+        result = self.operations.contraction(decision, eqn, operands, fed)
         taps = (
             {} if self.tap is None else {tap_name(key): self.tap(decision, eqn, operands, result)}
         )
@@ -204,4 +226,4 @@ class Rewriter:
 def tap_name(key: Key) -> str:
     """The name under which a site's taps come back."""
     path, index = key
-    return "/".join([*(f"{i}.{body}" for i, body in path), str(index)])
+    return "/".join([*(step_name(*step) for step in path), str(index)])

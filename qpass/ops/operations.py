@@ -74,7 +74,9 @@ class QTensorOperations:
         """See `qpass.ops.layout.partition_specs`."""
         return partition_specs(value, spec, mesh)
 
-    def contraction(self, decision: Quantized, eqn: JaxprEqn, operands: Sequence[Any]) -> jax.Array:
+    def contraction(
+        self, decision: Quantized, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None
+    ) -> jax.Array:
         """The quantized product of a decided site."""
         spec = dot_spec(decision, eqn, self.kernels)
         w = operands[spec.weight]

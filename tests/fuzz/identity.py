@@ -22,7 +22,7 @@ class Itself:
     def stacked(self, value: Any) -> Any:
         return value
 
-    def contraction(self, decision: Any, eqn: Any, operands: Any) -> Any:
+    def contraction(self, decision: Any, eqn: Any, operands: Any, fed: Any = None) -> Any:
         return bind(eqn, operands)[0]
 
 
