@@ -15,15 +15,27 @@ DATA = {
 }
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """``docs/numerics.md`` from what ``roundtrip.report`` measured."""
+def page(report: Mapping[str, Any], demo: Mapping[str, Any], heldout: Mapping[str, Any]) -> str:
+    """``docs/numerics.md`` from what ``roundtrip``, ``demo`` and ``heldout`` measured."""
+    _, int8, int4 = demo["variants"]
     return template("numerics").substitute(
         date=report["date"],
         layer=report["layer"],
+        int4=_normal(report, "int4", "channel"),
+        int4_g32=_normal(report, "int4", "32"),
+        int8=_normal(report, "int8", "channel"),
+        int4_perplexity=f"{int4['perplexity_ratio']:.3f}",
+        int8_perplexity=f"{int8['perplexity_ratio']:.4f}",
+        int8_pydoc=f"{heldout['pydoc topics'][int8['name']]['ratio']:.4f}",
         types="\n".join(f"**{title}**\n\n{types(report, name)}" for name, title in DATA.items()),
         ranges=ranges(report),
         dialects=dialects(report),
     )
+
+
+def _normal(report: Mapping[str, Any], qtype: str, granularity: str) -> str:
+    (row,) = (row for row in report["types"] if row["type"] == qtype)
+    return _figure(row["cells"][granularity]["normal"])
 
 
 def types(report: Mapping[str, Any], data: str) -> str:

@@ -1,5 +1,8 @@
 """Round-trip errors: against published figures and formulas written out, and their page."""
 
+import json
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +12,9 @@ from qpass.numerics import as_quantizer
 from qpass_bench import numerics_page, roundtrip
 from qpass_bench.roundtrip import Grid, errors, normal, relative_error, with_outliers
 
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
 SMALL = Grid(
-    types=(qpass.int8, qpass.fp8_e4m3),
+    types=(qpass.int8, qpass.int4, qpass.fp8_e4m3),
     ranged=("int4",),
     ranges=("",),
     published={"int8": 0.00847},
@@ -58,12 +62,16 @@ def test_every_type_has_a_cell_for_each_granularity_and_kind_of_data(report):
     for row in report["types"]:
         assert list(row["cells"]) == list(roundtrip.GRANULARITIES)
         for cell in row["cells"].values():
-            assert cell["bits"] >= 8
-            assert 0 < cell["normal"] == cell["outliers"] == cell["weights"] < 0.1
+            assert cell["bits"] >= 4
+            assert 0 < cell["normal"] == cell["outliers"] == cell["weights"] < 0.3
+
+
+def _result(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_the_page_shows_every_figure(report):
-    page = numerics_page.page(report)
+    page = numerics_page.page(report, _result("demo-cpu"), _result("heldout-cpu"))
     assert "$" not in page
     for row in report["types"]:
         assert f"| {row['type']} |" in page
