@@ -44,20 +44,24 @@ def beneath(feeds: Feeds, index: int) -> dict[str, Any]:
 
 
 def iterations(jaxpr: Jaxpr, derivatives: Mapping[Key, Any], path: Path) -> tuple[int, ...]:
-    """Lengths of the scans around a call path, outermost first.
+    """Lengths of the scans around a call path, outermost first; arguments as of `enclosing`."""
+    around = enclosing(jaxpr, derivatives, path)
+    return tuple(eqn.params["length"] for eqn in around if eqn.primitive.name == "scan")
+
+
+def enclosing(jaxpr: Jaxpr, derivatives: Mapping[Key, Any], path: Path) -> tuple[JaxprEqn, ...]:
+    """The equations that a call path leads through, outermost first.
 
     Args:
         jaxpr: the program.
         derivatives: its traced derivative rules, from the dataflow.
         path: a call path in it, or in one of the rules.
     """
-    lengths = []
+    around = []
     for depth, (index, name) in enumerate(path):
-        eqn = jaxpr.eqns[index]
-        if eqn.primitive.name == "scan":
-            lengths.append(eqn.params["length"])
-        jaxpr = _inside(eqn, name, derivatives.get((path[:depth], index)))
-    return tuple(lengths)
+        around.append(jaxpr.eqns[index])
+        jaxpr = _inside(around[-1], name, derivatives.get((path[:depth], index)))
+    return tuple(around)
 
 
 def _inside(eqn: JaxprEqn, name: str, rule: Any) -> Jaxpr:
