@@ -12,9 +12,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.compare import Comparison, compare
 from qpass.errors import CallError
+from qpass.given import Given, feeds
 from qpass.graph.opaque import opaque_findings
 from qpass.graph.outputs import Outputs
-from qpass.graph.program import Call, Program, split_call, trace
+from qpass.graph.program import Call, Program, abstract, split_call, trace
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
@@ -35,7 +36,10 @@ CACHE_LIMIT = 256
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A rewritten program, ready to evaluate: ``jaxpr`` takes the flat arrays of a call."""
+    """A rewritten program, ready to evaluate.
+
+    Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside.
+    """
 
     jaxpr: Any
     outputs: Outputs
@@ -72,17 +76,18 @@ def make_plan(program: Program, options: Options, platform: str) -> Plan:
     return plan
 
 
-def rewrite(plan: Plan, call: Call) -> Compiled:
+def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
     """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``."""
     program = plan.program
     operations = QTensorOperations(plan.kernels)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD)
-    flat, tree = jax.tree.flatten(list(call.values))
+    flat, tree = jax.tree.flatten((list(call.values), given))
 
     def rewritten(*arrays):
-        values = jax.tree.unflatten(tree, arrays)
+        values, beside = jax.tree.unflatten(tree, arrays)
         inputs = enter_program(values, plan.storage)
-        results, _ = rewriter.run(program.jaxpr, inputs, Frame())
+        frame = Frame(feeds=feeds(plan, beside))
+        results, _ = rewriter.run(program.jaxpr, inputs, frame)
         return [operations.unwrap(value) for value in results]
 
     jaxpr = jax.make_jaxpr(rewritten)(*flat)
@@ -101,6 +106,7 @@ class Transformed:
 
     fn: Callable
     options: Options
+    given: Given = field(default_factory=Given, repr=False)
     _plans: dict[Any, Plan] = field(default_factory=dict, repr=False)
     _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
 
@@ -113,7 +119,7 @@ class Transformed:
         """Call the function with its quantized products; same signature and results."""
         with self._enter(args, kwargs) as (boundary, call):
             compiled = self._compile(call, boundary)
-            flat = jax.tree.leaves(list(call.values))
+            flat = jax.tree.leaves((list(call.values), self.given))
             out = eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
             return boundary.leave(*compiled.outputs.build(out, call.values))
 
@@ -198,12 +204,12 @@ class Transformed:
         return text and f"{text} The function itself says: {error}"
 
     def _compile(self, call: Call, boundary: Boundary) -> Compiled:
-        key = call.key()
+        key = call.key(), abstract(self.given)
         if key not in self._compiled:
             plan = self._plan(call, boundary)
             for k, value in enumerate(call.values):
                 check_leaf(plan, k, value)
-            compiled = rewrite(plan, _abstract_call(call))
+            compiled = rewrite(plan, _abstract_call(call), jax.tree.map(jax.typeof, self.given))
             consts = (*compiled.jaxpr.consts, *plan.program.jaxpr.consts)
             return _remember(self._compiled, key, compiled, consts)
         return self._compiled[key]

@@ -69,27 +69,29 @@ def normalize_dims(dimension_numbers: Any) -> Dims:
 
 # Jitted so that products of one shape are traced once, however many layers there are.
 @partial(jax.jit, static_argnums=0)
-def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
+def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: Any = None) -> jax.Array:
     """The product of float ``x`` and quantized ``w``, in ``dot_general``'s own output layout.
 
     Args:
         spec: dimension numbers, which operand ``w`` is, and how to quantize ``x``.
         x: float array.
         w: the weight; its latent float array, if any, receives the weight's gradient.
+        fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
-    arrays, tree = jax.tree.flatten(w)
+    # The latent weight stays the last array: `_jvp` finds its tangent there.
+    arrays, tree = jax.tree.flatten((lax.stop_gradient(fed or {}), w))
     return _dot((spec, tree), x, *arrays)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
-    w = jax.tree.unflatten(tree, arrays)
+    fed, w = jax.tree.unflatten(tree, arrays)
     if spec.sharding is not None:
         with jax.named_scope(QUANTIZED_SCOPE):
-            return sharded_dot(spec, x, w)
+            return sharded_dot(spec, x, w, fed)
     layout = lay_out(spec, x.ndim, w)
-    operands, group = _operands(spec, layout, x, w)
+    operands, group = _operands(spec, layout, x, w, fed)
     lhs, rhs, rhs_scale, *rest = operands
     out = quantized_matmul(
         lhs,
@@ -106,14 +108,14 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     spec, tree = static
     x, *arrays = primals
-    w = jax.tree.unflatten(tree, arrays)
+    fed, w = jax.tree.unflatten(tree, arrays)
     out = _dot(static, *primals)
     dx, dw = tangents[0], tangents[-1] if w.latent is not None else None
     terms = []
     if not isinstance(dx, SymbolicZero):
         terms.append(_float_dot(spec, dx, dequantize(w)))
     if dw is not None and not isinstance(dw, SymbolicZero):
-        terms.append(_float_dot(spec, _seen(spec, x, w), dw))
+        terms.append(_float_dot(spec, _seen(spec, x, w, fed), dw))
     tangent = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
     return out, tangent
 
@@ -133,21 +135,22 @@ def _float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
     )
 
 
-def _seen(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
+def _seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """``x`` as the forward product saw it: quantized and back, in its own layout."""
     if spec.act is None:
         return x
     if spec.sharding is not None:
-        return straight_through(_in_place(spec, x).dequantize(), x)
+        return straight_through(_in_place(spec, x, fed).dequantize(), x)
     layout = lay_out(spec, x.ndim, w)
     flat = _canonical_float(x, layout, w.padded(layout.w_contract))
     *_, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
-    value = quantize(flat, _act_quantizer(spec.act, flat, group), (2,)).dequantize()
+    act = _quantize_act(flat, _act_quantizer(spec.act, flat, group), (2,), fed)
+    value = act.dequantize()
     seen = _uncanonical_float(value, layout, x.shape, w.padded(layout.w_contract))
     return straight_through(seen, x)
 
 
-def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
+def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """The product where shardings are part of the types: JAX's own ``dot_general`` on codes.
 
     Kernels take ``[B, M, K]``, and merging sharded axes to that would gather them. Scales within
@@ -156,17 +159,23 @@ def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
     w_contract = spec.dims[0][spec.weight]
     w = w.in_order()
     if spec.act is None or any(w.scale.shape[d] != 1 for d in w_contract):
-        return _float_dot(spec, _seen(spec, x, w), dequantize(w))
-    xq = _in_place(spec, x)
+        return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
+    xq = _in_place(spec, x, fed)
     pair = (w, xq) if spec.weight == 0 else (xq, w)
     out = product_of_codes(pair, spec.dims, spec.sharding)
     return out.astype(spec.out)
 
 
-def _in_place(spec: DotSpec, x: jax.Array) -> QTensor:
+def _in_place(spec: DotSpec, x: jax.Array, fed: dict) -> QTensor:
     """The activation quantized in its own layout."""
     assert spec.act is not None
-    return quantize(x, spec.act, spec.dims[0][1 - spec.weight]).in_order()
+    return _quantize_act(x, spec.act, spec.dims[0][1 - spec.weight], fed).in_order()
+
+
+def _quantize_act(x: jax.Array, act: Quantizer, contract: tuple[int, ...], fed: dict) -> QTensor:
+    """The activation quantized, with what its site is fed for that."""
+    del fed
+    return quantize(x, act, contract)
 
 
 def lay_out(spec: DotSpec, x_ndim: int, w: QTensor) -> Layout:
@@ -190,13 +199,13 @@ def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
     return tuple(d for d in range(ndim) if d not in taken)
 
 
-def _operands(spec: DotSpec, layout: Layout, x: Any, w: QTensor) -> tuple[tuple, int]:
+def _operands(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -> tuple[tuple, int]:
     """Kernel operands ``(lhs, rhs, rhs_scale[, lhs_scale])`` and the group size."""
     rhs, rhs_scale, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
     lhs = _canonical_float(x, layout, w.padded(layout.w_contract))
     if spec.act is None:
         return (lhs, rhs, rhs_scale), group
-    act = quantize(lhs, _act_quantizer(spec.act, lhs, group), (2,))
+    act = _quantize_act(lhs, _act_quantizer(spec.act, lhs, group), (2,), fed)
     codes, lhs_scale, act_group = act.canonical((0,), (1,), (2,))
     # Kernels take a short last group: the zeros that fill it up would have to be added to rhs too.
     codes = lax.slice_in_dim(codes, 0, lhs.shape[2], axis=2)
@@ -261,7 +270,7 @@ def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:
     """The kernels' description of this product, from shapes alone."""
 
     def operands(x, w):
-        found, group = _operands(spec, lay_out(spec, x.ndim, w), x, w)
+        found, group = _operands(spec, lay_out(spec, x.ndim, w), x, w, {})
         groups.append(group)
         return found
 

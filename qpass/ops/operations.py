@@ -77,14 +77,14 @@ class QTensorOperations:
     def contraction(
         self, decision: Quantized, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None
     ) -> jax.Array:
-        """The quantized product of a decided site."""
+        """The quantized product of a decided site; ``fed`` is as `qpass.given` says."""
         spec = dot_spec(decision, eqn, self.kernels)
         w = operands[spec.weight]
         if decision.afresh:
             w = self.unwrap(w)
         if not isinstance(w, QTensor):
             w = fake_quantize_weight(w, on_the_fly(decision, eqn))
-        return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w)
+        return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)
 
 
 def dot_spec(decision: Quantized, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:
