@@ -176,6 +176,16 @@ E8M0_RCEIL = E8M0(PowerRounding.RCEIL)
 E4M3_ALONE = E4M3()
 E4M3_GLOBAL = E4M3Global()
 
+FORMATS: tuple[ScaleFormat, ...] = (
+    FLOAT32,
+    E8M0_FLOOR,
+    E8M0_CEIL,
+    E8M0_EVEN,
+    E8M0_RCEIL,
+    E4M3_ALONE,
+    E4M3_GLOBAL,
+)
+
 _E4M3_MAX, _E4M3_LEAST = 448.0, 2.0**-9
 _LEAST_OUTER = np.float32(2.0**-117)
 
