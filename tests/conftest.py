@@ -1,4 +1,4 @@
-"""What every test stands on: four CPU devices, repeatable random examples, a browser when asked."""
+"""What every test stands on: four CPU devices, kept programs, repeatable examples, a browser."""
 
 import os
 import shutil
@@ -16,6 +16,14 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FOUR_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Most of the suite's time is compiling, so what one worker compiled the others and the next run
+# read. An entry's key is the program with the compiler's version and flags and the processor's
+# features; what is read is the machine code that compiling would give again.
+_COMPILED = Path(__file__).parents[1] / ".cache" / "compiled"
+_COMPILED_BYTES = 2**30
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 # Compiling makes single examples slow and the first one slowest, so time limits say nothing here.
 settings.register_profile(
     "ci",
@@ -29,6 +37,16 @@ settings.register_profile(
     "explore", parent=settings.get_profile("ci"), derandomize=False, max_examples=1000
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Empty the cache of compiled programs when it has grown beyond its limit."""
+    if hasattr(config, "workerinput") or not _COMPILED.is_dir():
+        return
+    files = list(_COMPILED.iterdir())
+    if sum(file.stat().st_size for file in files) > _COMPILED_BYTES:
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 _CHROMIUM_FLAGS = (
