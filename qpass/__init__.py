@@ -12,6 +12,7 @@
 from qpass.api import jit as jit
 from qpass.api import transform as transform
 from qpass.compare import Comparison as Comparison
+from qpass.errors import CalibrationError as CalibrationError
 from qpass.errors import CallError as CallError
 from qpass.errors import CorruptTensorError as CorruptTensorError
 from qpass.errors import DerivativeError as DerivativeError

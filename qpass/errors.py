@@ -34,6 +34,10 @@ class QuantizeError(QPassError, ValueError):
     """A value cannot be quantized: wrong dtype, non-finite numbers, impossible axes."""
 
 
+class CalibrationError(QPassError, ValueError):
+    """Statistics or ranges of activations do not fit: none seen, missing, or of another program."""
+
+
 class DerivativeError(QPassError, NotImplementedError):
     """A derivative that this version of JAX cannot take through a quantized product."""
 
