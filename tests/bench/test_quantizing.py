@@ -20,7 +20,7 @@ def test_cases_are_told_apart_and_name_quantizers():
 @pytest.fixture(scope="module")
 def report():
     ticks = []
-    chosen = (Case("int8"), Case("int4 g32"), Case("int4 g32", "columns"))
+    chosen = (Case("int8"), Case("int4", "g32"), Case("int4", "g32", layout="columns"))
     made = run(chosen, size=64, rounds=2, tick=lambda: ticks.append(1))
     return made | {"ticks": len(ticks)}
 
@@ -59,7 +59,7 @@ def test_the_table_shows_what_was_measured(report, capsys):
 
 def test_transposed_weights_have_the_same_codes():
     x = jax.random.normal(jax.random.key(0), (32, 16))
-    straight = Case("int8 g8").function()(x.T)
-    turned = Case("int8 g8", "columns").function()(x)
+    straight = Case("int8", "g8").function()(x.T)
+    turned = Case("int8", "g8", layout="columns").function()(x)
     assert (straight.codes == turned.codes).all()
     assert (straight.scale == turned.scale).all()
