@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from qpass.errors import CallError
 from qpass.graph.program import Call
-from qpass.numerics import QTensor
+from qpass.numerics import Packed, QTensor
 from qpass.ops.weights import Storage, check_finite, encode_weight
 from qpass.plan import Plan
 
@@ -152,7 +152,9 @@ def _expected(storage: Storage, value: QTensor) -> QTensor:
 
 
 def _kind(q: QTensor) -> tuple:
-    return q.qtype, q.groups, q.order, q.codes.shape, q.scale.shape
+    given = (q.codes, q.scale, q.zero, q.outer)
+    arrays = [None if x is None else (x.shape, x.dtype) for x in given]
+    return q.qtype, q.groups, q.order, isinstance(q.codes, Packed), *arrays
 
 
 def tree_nbytes(tree: Any) -> int:

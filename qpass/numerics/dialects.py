@@ -44,7 +44,9 @@ class Dialect:
             scales that are used: what becomes of zero and of very small ones.
         headroom: how far beyond the greatest code of an integer type the largest magnitude is
             mapped, in steps. With half a step, all of the last step's interval is used.
-        full_range: whether integer codes go one lower than the negative of the greatest.
+        full_range: whether symmetric integer codes go one lower than the negative of the greatest.
+        signed: whether the larger side of a block lies on the longer side of the codes, with a
+            negative scale where that takes one (see `qpass.numerics.formulas.parameters`).
         scale_dtype: what scales and quotients are rounded to; None: the dtype of the array. They
             are held in float32 in any case.
         divides: whether a quotient is one where XLA leaves it (see `qpass.numerics.formulas`);
@@ -55,17 +57,19 @@ class Dialect:
     guard: Guard
     headroom: float = 0.0
     full_range: bool = False
+    signed: bool = False
     scale_dtype: str | None = "float32"
     divides: bool = False
 
     def bound(self, qtype: QType) -> float:
-        """What the largest magnitude of a block is mapped to."""
-        return qtype.qmax + (self.headroom if qtype.kind == "int" else 0)
+        """What the largest magnitude of a block is mapped to in a symmetric range."""
+        return qtype.qmax - qtype.middle + (self.headroom if qtype.kind == "int" else 0)
 
-    def limits(self, qtype: QType) -> tuple[float, float]:
+    def limits(self, qtype: QType, symmetric: bool = True) -> tuple[float, float]:
         """The least and the greatest code."""
-        below = 1 if self.full_range and qtype.kind == "int" else 0
-        return qtype.qmin - below, qtype.qmax
+        if self.full_range or not symmetric or qtype.kind != "int":
+            return qtype.qmin, qtype.qmax
+        return 2 * qtype.middle - qtype.qmax, qtype.qmax
 
     def precision(self, dtype: np.dtype) -> np.dtype:
         """What scales and quotients of an array of that dtype are rounded to."""
@@ -75,7 +79,7 @@ class Dialect:
         return self.name
 
 
-QPASS = Dialect("qpass", zeros_alone)
+QPASS = Dialect("qpass", zeros_alone, full_range=True, signed=True)
 # Qwix 0.1.8, symmetric absmax, as XLA compiles it for CPU.
 QWIX = Dialect("qwix", below_root_of_tiny, 0.5, full_range=True, scale_dtype=None, divides=True)
 

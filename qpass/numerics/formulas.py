@@ -4,10 +4,11 @@ Every step is a multiplication, a rounding, a clip, a cast or a maximum, each of
 the same way eagerly, inside a larger program, under `vmap` and inside `scan`. That is what makes
 the quantization-aware forward (codes computed in the program) equal the served forward (codes
 stored) bit for bit. There is no division by a broadcast value anywhere: XLA rewrites `x / c` to
-`x * (1 / c)` depending on the context, which moves codes that lie on a tie.
+`x * (1 / c)` depending on the context, which moves codes that lie on a tie. Nor is a product added
+to anything before it is rounded: on some backends that is one operation, on others two.
 
-`blocks` is one block size for each axis, as from `qpass.numerics.block_sizes`: how many neighbours
-along that axis share a scale. Along an axis of n elements a scale has `count_blocks(n, block)`.
+Scales are float32 here, whatever they are stored as (`qpass.numerics.scale_formats`); so are zero
+points. For `blocks` see `qpass.numerics.blocks`.
 """
 
 from __future__ import annotations
@@ -19,101 +20,114 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qpass.numerics.axes import count_blocks
-from qpass.numerics.dialects import QPASS, Dialect
+from qpass.numerics.blocks import expand
+from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
+from qpass.numerics.quantizer import Quantizer
+from qpass.numerics.rounding import round_codes
+from qpass.numerics.tables import decode_table, encode_table
+
+type Parameters = tuple[jax.Array, jax.Array | None]
 
 
-def scales(
-    x: jax.Array, blocks: tuple[int, ...], qtype: QType, dialect: Dialect = QPASS
-) -> jax.Array:
-    """The symmetric scale of every block: its largest finite magnitude is mapped to the bound.
+def parameters(lo: jax.Array, hi: jax.Array, quantizer: Quantizer, dtype: np.dtype) -> Parameters:
+    """The scale and the zero point of every block whose codes are to cover `lo` to `hi`.
 
-    `absmax * f32(1 / bound)`. In the dialect `qpass` the bound is `qmax`, a scale is at least the
-    smallest normal f32, and a block of zeros, or without any finite value, has scale 1.
+    In the dialect `qpass` a symmetric integer scale is the least with which nothing is clipped:
+    the side of the larger magnitude lies on the longer side of the range of codes (-128 of int8),
+    so the scale is negative where that is the positive side. `max(a * f32(1 / 128), b * f32(1 /
+    127))` for the larger magnitude a and the smaller one b. A scale is at least the least normal
+    float32, and a block of zeros has scale 1.
 
     Args:
-        x: array of any float dtype.
-        blocks: one block size for each axis.
-        qtype: the type of the codes.
-        dialect: bound, least scales, and what they are rounded to.
+        lo: least value of every block, float32, of the shape of the scales.
+        hi: greatest value.
+        quantizer: type, symmetry and dialect.
+        dtype: of the array that is quantized.
 
     Returns:
-        float32 array of the rank of x, `count_blocks` elements along each axis.
+        float32 scale, and float32 zero point (integers); None where it is zero.
     """
-    magnitude = jnp.abs(_as_f32(x))
-    amax = _block_max(jnp.where(magnitude < jnp.inf, magnitude, 0), blocks)
-    kept = dialect.precision(x.dtype)
-    scale = _rounded(amax * _inverse(np.float32(dialect.bound(qtype)), kept), kept)
-    return dialect.guard(amax, scale, kept)
+    qtype, dialect = quantizer.qtype, quantizer.spoken
+    kept = dialect.precision(dtype)
+    if not quantizer.symmetric:
+        return _asymmetric(lo, hi, quantizer, kept)
+    scale = quantizer.range.rescale(_symmetric(lo, hi, qtype, dialect, kept))
+    return scale, jnp.full_like(scale, qtype.middle) if qtype.middle else None
 
 
 def encode(
     x: jax.Array,
     scale: jax.Array,
+    zero: jax.Array | None,
     blocks: tuple[int, ...],
-    qtype: QType,
-    dialect: Dialect = QPASS,
+    quantizer: Quantizer,
+    key: jax.Array | None = None,
 ) -> jax.Array:
-    """The codes of x: `clip(rint(f32(x) * (1 / scale)), least, greatest)`, ties to even.
+    """The codes of x: `clip(rint(f32(x) * (1 / scale)) + zero, least, greatest)`, ties to even.
 
     The reciprocal is taken of the small array of scales and then multiplied, never `x / scale` on a
     broadcast scale: XLA rewrites that division depending on the context. That codes computed inside
     a training step equal codes stored beforehand, bit for bit, rests on it.
 
-    Float types are not rounded to integers, the cast rounds. Infinities saturate. NaN becomes 0 in
-    an integer type and stays NaN in a float type.
+    Float types are rounded by the cast, table types to the nearest value. Infinities saturate. NaN
+    becomes the code of 0, and stays NaN in a type that has one.
 
     Args:
         x: array of any float dtype.
-        scale: float32, as from `scales`.
+        scale: float32, as from `parameters`.
+        zero: float32, as from `parameters`, or None.
         blocks: one block size for each axis.
-        qtype: the type of the codes.
-        dialect: the range of codes, and what quotients are rounded to before.
+        quantizer: type, symmetry, rounding and dialect.
+        key: for stochastic rounding.
 
     Returns:
-        array of the shape of x and the dtype of `qtype`.
+        array of the shape of x and the dtype of the type.
+
+    Raises:
+        QuantizeError: stochastic rounding without a key.
     """
-    kept = dialect.precision(x.dtype)
-    if dialect.divides and scale.shape == x.shape:
-        y = _as_f32(x) / scale
-    else:
-        y = _as_f32(x) * expand(_inverse(scale, kept), x.shape, blocks)
-    y = _rounded(y, kept)
-    if qtype.kind == "int":
-        y = jnp.rint(jnp.where(jnp.isnan(y), 0, y))
-    return jnp.clip(y, *dialect.limits(qtype)).astype(qtype.dtype)
+    qtype = quantizer.qtype
+    y = _quotient(x, scale, blocks, quantizer.spoken)
+    if qtype.kind == "float" and not qtype.has_nan:
+        y = jnp.where(jnp.isnan(y), 0, y)
+    y = round_codes(y, qtype, quantizer.rounding, key)
+    if zero is not None:
+        y = y + expand(zero, x.shape, blocks)
+    y = jnp.clip(y, *quantizer.spoken.limits(qtype, quantizer.symmetric))
+    return encode_table(y, qtype) if qtype.kind == "table" else y.astype(qtype.dtype)
 
 
 def decode(
-    codes: jax.Array, scale: jax.Array, blocks: tuple[int, ...], dtype: np.dtype
+    codes: jax.Array,
+    scale: jax.Array,
+    zero: jax.Array | None,
+    blocks: tuple[int, ...],
+    qtype: QType,
+    dtype: np.dtype,
 ) -> jax.Array:
-    """The values that codes stand for: `f32(codes) * scale`, cast to `dtype`.
+    """The values that codes stand for: `(f32(codes) - zero) * scale`, cast to `dtype`.
 
     Args:
         codes: array of codes.
-        scale: float32, with `count_blocks` elements along each axis of codes.
+        scale: float32, of the shape of the scales.
+        zero: zero points, integers of any dtype; None: 0.
         blocks: one block size for each axis.
+        qtype: the type of the codes.
         dtype: a float dtype.
 
     Returns:
         array of the shape of codes and that dtype.
     """
-    return (codes.astype(jnp.float32) * expand(scale, codes.shape, blocks)).astype(dtype)
+    values = values_of(codes, qtype)
+    if zero is not None:
+        values = values - expand(zero.astype(jnp.float32), codes.shape, blocks)
+    return (values * expand(scale, codes.shape, blocks)).astype(dtype)
 
 
-def expand(scale: jax.Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> jax.Array:
-    """Repeat scales along the axes that are cut in groups, so that they broadcast to `shape`."""
-    for axis in cut_axes(shape, blocks):
-        scale = jnp.repeat(scale, blocks[axis], axis)
-        scale = lax.slice_in_dim(scale, 0, shape[axis], axis=axis)
-    return scale
-
-
-def cut_axes(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that are cut in groups: neither one scale for all nor one for each index."""
-    pairs = enumerate(zip(shape, blocks, strict=True))
-    return tuple(axis for axis, (n, block) in pairs if block != n and block != 1)
+def values_of(codes: jax.Array, qtype: QType) -> jax.Array:
+    """The float32 values of codes by themselves, exactly."""
+    return decode_table(codes, qtype) if qtype.kind == "table" else codes.astype(jnp.float32)
 
 
 def count_nonfinite(x: jax.Array) -> jax.Array:
@@ -121,7 +135,7 @@ def count_nonfinite(x: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
 
 
-def _as_f32(x: jax.Array) -> jax.Array:
+def as_f32(x: jax.Array) -> jax.Array:
     """Cast to float32 a value that really has been rounded to its own dtype.
 
     Inside a program XLA may keep the float32 result of a bf16 operation when it is cast back to
@@ -134,34 +148,51 @@ def _as_f32(x: jax.Array) -> jax.Array:
     return (lax.optimization_barrier(x) if x.dtype.itemsize < 4 else x).astype(jnp.float32)
 
 
+def _symmetric(
+    lo: jax.Array, hi: jax.Array, qtype: QType, dialect: Dialect, kept: np.dtype
+) -> jax.Array:
+    below, above = qtype.middle - qtype.qmin, qtype.qmax - qtype.middle
+    amax = jnp.maximum(-lo, hi)
+    if not (dialect.signed and qtype.kind == "int" and below > above):
+        scale = _rounded(amax * _inverse(np.float32(dialect.bound(qtype)), kept), kept)
+        return dialect.guard(amax, scale, kept)
+    rest = jnp.minimum(-lo, hi)
+    scale = jnp.maximum(amax * np.float32(1 / below), rest * np.float32(1 / above))
+    scale = dialect.guard(amax, scale, kept)
+    return jnp.where(hi > -lo, -scale, scale)
+
+
+def _asymmetric(lo: jax.Array, hi: jax.Array, quantizer: Quantizer, kept: np.dtype) -> Parameters:
+    """`scale = (hi - lo) / (qmax - qmin)` over a range that holds 0; `zero = qmin - lo / scale`.
+
+    Rounded before `qmin` is added, as codes are before the zero point is (NUMERICS of torchao's
+    affine quantization). Halves, so that the span of the widest range does not overflow.
+    """
+    qtype = quantizer.qtype
+    lo, hi = jnp.minimum(lo, 0), jnp.maximum(hi, 0)
+    half = _rounded(hi * 0.5 - lo * 0.5, kept)
+    scale = _rounded(half * _inverse(np.float32((qtype.qmax - qtype.qmin) / 2), kept), kept)
+    scale = quantizer.range.rescale(quantizer.spoken.guard(half, scale, kept))
+    zero = jnp.rint(_rounded(-lo * _inverse(scale, kept), kept)) + qtype.qmin
+    return scale, jnp.clip(zero, qtype.qmin, qtype.qmax)
+
+
+def _quotient(
+    x: jax.Array, scale: jax.Array, blocks: tuple[int, ...], dialect: Dialect
+) -> jax.Array:
+    kept = dialect.precision(x.dtype)
+    if dialect.divides and scale.shape == x.shape:
+        return _rounded(as_f32(x) / scale, kept)
+    return _rounded(as_f32(x) * expand(_inverse(scale, kept), x.shape, blocks), kept)
+
+
 def _rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
     """A float32 array rounded to a float dtype, still in float32; the same array for float32."""
     if dtype == jnp.bfloat16:
         return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
-    return _as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
+    return as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
 
 
 def _inverse(y: Any, dtype: np.dtype) -> Any:
     """`1 / y` as XLA has it for arrays of that dtype: f16 is computed in f16, bf16 in float32."""
     return _rounded(jnp.asarray(1 / y), dtype) if dtype == jnp.float16 else 1 / y
-
-
-def _block_max(x: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
-    """The maximum of every block of a non-negative array; 0 for an empty block."""
-    shared = tuple(
-        d for d, (n, block) in enumerate(zip(x.shape, blocks, strict=True)) if n == block
-    )
-    cut = cut_axes(x.shape, blocks)
-    x = jnp.max(x, axis=shared, keepdims=True, initial=0)
-    for axis in cut:
-        x = _cut_max(x, axis, blocks[axis])
-    return x
-
-
-def _cut_max(x: jax.Array, axis: int, block: int) -> jax.Array:
-    """The maximum of every `block` neighbours along one axis; the last group may be short."""
-    n, groups = x.shape[axis], count_blocks(x.shape[axis], block)
-    tail = [(0, groups * block - n if d == axis else 0, 0) for d in range(x.ndim)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), tail)
-    x = x.reshape(*x.shape[:axis], groups, block, *x.shape[axis + 1 :])
-    return jnp.max(x, axis=axis + 1, initial=0)

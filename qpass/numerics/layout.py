@@ -1,14 +1,15 @@
 """Layout operations on a quantized tensor.
 
 Each takes logical axes. Codes and scales keep their physical order wherever that is possible; the
-latent array, which lies in logical order, gets the operation itself.
+latent array, which lies in logical order, gets the operation itself. Zero points lie beside the
+scales and get what the scales get.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,19 @@ import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import inverse, pick, trim_order
-from qpass.numerics.formulas import expand
+from qpass.numerics.blocks import expand
+from qpass.numerics.packing import Packed, unpack
 
 if TYPE_CHECKING:
     from qpass.numerics.qtensor import QTensor
+
+
+def plain(q: QTensor) -> QTensor:
+    """Codes unpacked, scales float32."""
+    codes = unpack(q.codes) if isinstance(q.codes, Packed) else q.codes
+    if q.outer is None and q.scale.dtype == np.float32:
+        return q if codes is q.codes else replace(q, codes=codes)
+    return replace(q, codes=codes, scale=q.qtype.scale_format.read(q.scale, q.outer), outer=None)
 
 
 def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
@@ -28,7 +38,7 @@ def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
     return rebuild(
         q,
         q.codes,
-        q.scale,
+        lambda scale: scale,
         pick(place, q.physical_order),
         {place[axis]: size for axis, size in groups_of(q).items()},
         lambda x: lax.transpose(x, perm),
@@ -37,6 +47,7 @@ def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
 
 def squeeze(q: QTensor, dims: tuple[int, ...]) -> QTensor:
     """`lax.squeeze`."""
+    q = plain(q)
     dims = tuple(d % q.ndim for d in dims)
     kept = [axis for axis in range(q.ndim) if axis not in dims]
     place = {axis: i for i, axis in enumerate(kept)}
@@ -44,7 +55,7 @@ def squeeze(q: QTensor, dims: tuple[int, ...]) -> QTensor:
     return rebuild(
         q,
         lax.squeeze(q.codes, gone),
-        lax.squeeze(q.scale, gone),
+        lambda scale: lax.squeeze(scale, gone),
         tuple(place[axis] for axis in q.physical_order if axis in place),
         {place[axis]: size for axis, size in groups_of(q).items()},
         lambda x: lax.squeeze(x, dims),
@@ -53,6 +64,7 @@ def squeeze(q: QTensor, dims: tuple[int, ...]) -> QTensor:
 
 def broadcast_in_dim(q: QTensor, shape: tuple[int, ...], dims: tuple[int, ...]) -> QTensor:
     """`lax.broadcast_in_dim`; the new axes share their scales."""
+    q = plain(q)
     moved = pick(dims, q.physical_order)
     new = [axis for axis in range(len(shape)) if axis not in dims]
     order = (*new, *moved) if q.order else tuple(range(len(shape)))
@@ -63,7 +75,7 @@ def broadcast_in_dim(q: QTensor, shape: tuple[int, ...], dims: tuple[int, ...]) 
     return rebuild(
         q,
         lax.broadcast_in_dim(q.codes, pick(shape, order), at),
-        lax.broadcast_in_dim(q.scale, scale_shape, at),
+        lambda scale: lax.broadcast_in_dim(scale, scale_shape, at),
         order,
         {dims[axis]: size for axis, size in groups_of(q).items()},
         lambda x: lax.broadcast_in_dim(x, shape, dims),
@@ -72,6 +84,7 @@ def broadcast_in_dim(q: QTensor, shape: tuple[int, ...], dims: tuple[int, ...]) 
 
 def rev(q: QTensor, dims: tuple[int, ...]) -> QTensor | None:
     """`lax.rev`."""
+    q = plain(q)
     dims, groups = tuple(d % q.ndim for d in dims), groups_of(q)
     if any(q.shape[d] % groups.get(d, 1) for d in dims):
         return None
@@ -79,7 +92,7 @@ def rev(q: QTensor, dims: tuple[int, ...]) -> QTensor | None:
     return rebuild(
         q,
         lax.rev(q.codes, at),
-        lax.rev(q.scale, at),
+        lambda scale: lax.rev(scale, at),
         q.physical_order,
         groups,
         lambda x: lax.rev(x, dims),
@@ -103,28 +116,43 @@ def reorder(q: QTensor, order: tuple[int, ...]) -> QTensor:
     """The same tensor with codes moved into that physical order of logical axes."""
     if order == q.physical_order:
         return q
+    q = plain(q)
     perm = tuple(q.physical(axis) for axis in order)
-    codes, scale = lax.transpose(q.codes, perm), lax.transpose(q.scale, perm)
-    return rebuild(q, codes, scale, order, groups_of(q))
+    codes = lax.transpose(q.codes, perm)
+    return rebuild(q, codes, lambda scale: lax.transpose(scale, perm), order, groups_of(q))
 
 
 def stacked(q: QTensor, n: int) -> QTensor:
     """The first n logical axes first in memory, with a scale for each index."""
     rest = tuple(axis for axis in q.physical_order if axis >= n)
     q = reorder(q, (*range(n), *rest))
+    if _unpacked_axes(q) < n:
+        q = plain(q)
     groups = {axis: size for axis, size in groups_of(q).items() if axis >= n}
-    return rebuild(q, q.codes, per_index(q, range(n)), q.physical_order, groups)
+    outer = None if q.outer is None else _broadcast_lead(q.outer, q.shape[:n])
+    q = rebuild(q, q.codes, lambda x: per_index(q, range(n), x), q.physical_order, groups)
+    return replace(q, outer=outer)
 
 
-def per_index(q: QTensor, axes: Iterable[int]) -> jax.Array:
-    """The scale, in physical order, with one element for each index of those logical axes."""
+def _unpacked_axes(q: QTensor) -> int:
+    """How many leading axes of codes can be indexed: bytes of packed codes hold several."""
+    return q.ndim - isinstance(q.codes, Packed)
+
+
+def _broadcast_lead(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    return jnp.broadcast_to(x, (*sizes, *x.shape[len(sizes) :]))
+
+
+def per_index(q: QTensor, axes: Iterable[int], scale: jax.Array) -> jax.Array:
+    """Scales (or zero points) of q with one element for each index of those logical axes.
+
+    In physical order, as they came.
+    """
     at = [q.physical(axis) for axis in axes]
     blocks = [b if i in at else 1 for i, b in enumerate(q.physical_blocks)]
-    shape = [
-        n if i in at else s
-        for i, (n, s) in enumerate(zip(q.codes.shape, q.scale.shape, strict=True))
-    ]
-    return jnp.broadcast_to(expand(q.scale, tuple(shape), tuple(blocks)), shape)
+    sizes = enumerate(zip(q.codes.shape, scale.shape, strict=True))
+    shape = [n if i in at else s for i, (n, s) in sizes]
+    return jnp.broadcast_to(expand(scale, tuple(shape), tuple(blocks)), shape)
 
 
 def groups_of(q: QTensor) -> dict[int, int]:
@@ -134,18 +162,22 @@ def groups_of(q: QTensor) -> dict[int, int]:
 
 def rebuild(
     q: QTensor,
-    codes: jax.Array,
-    scale: jax.Array,
+    codes: Any,
+    on_scale: Callable[[jax.Array], jax.Array],
     order: Sequence[int],
     groups: Mapping[int, int],
     on_latent: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> QTensor:
-    """A tensor like q with other arrays; `order` and `groups` with logical axes counted from 0."""
+    """A tensor like q with other codes and what becomes of its scales, zero points and latent.
+
+    `order` and `groups` are given with logical axes counted from 0.
+    """
     ndim = len(order)
     return replace(
         q,
         codes=codes,
-        scale=scale,
+        scale=on_scale(q.scale),
+        zero=None if q.zero is None else on_scale(q.zero),
         latent=None if q.latent is None else on_latent(q.latent),
         groups=tuple(sorted((axis - ndim, size) for axis, size in groups.items())),
         order=trim_order(order),

@@ -6,35 +6,41 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from qpass.errors import CorruptTensorError
-from qpass.numerics import canonical, layout, reshape, slicing
-from qpass.numerics.axes import count_blocks, full_order, inverse, pick
+from qpass.numerics import canonical, faults, layout, reshape, slicing
+from qpass.numerics.axes import full_order, inverse, pick
+from qpass.numerics.canonical import Operand
 from qpass.numerics.formulas import decode
+from qpass.numerics.packing import Packed
 from qpass.numerics.qtypes import QType
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["codes", "scale", "latent"],
+    data_fields=["codes", "scale", "zero", "outer", "latent"],
     meta_fields=["qtype", "dtype", "groups", "order"],
 )
 @dataclass(frozen=True, eq=False)
 class QTensor:
-    """A float array held as codes and scales: `value = f32(codes) * scale`.
+    """A float array held as codes and scales: `value = (codes - zero) * scale * outer` in float32.
 
     Invariants: `scale` has the rank and the physical axis order of `codes`. Along each axis it has
     size 1 (all share), n (one for each index) or, where `groups` names the axis, `ceil(n / size)`
     with 1 < size < n. All metadata counts axes from the end, so that it stays right when a leading
-    axis of codes, scale and latent is indexed, scanned or mapped over together (see `stacked`).
+    axis of all arrays is indexed, scanned or mapped over together (see `stacked`).
 
     Attributes:
-        codes: array of `qtype.dtype`, in physical axis order.
-        scale: float32 array.
+        codes: array of `qtype.dtype` in physical axis order, or `Packed` in fewer bits.
+        scale: array of the dtype of `qtype.scale_format`: float32, of block formats narrower.
+        zero: int8 or uint8 zero points of the shape of `scale`; None where zero is code 0.
+        outer: float32 factor of all scales, of their rank; None where there is none.
         latent: the float array in logical order that receives straight-through gradients in
             training; None where the tensor is stored.
         qtype: the numeric type of the codes.
@@ -45,11 +51,14 @@ class QTensor:
 
     Layout operations take logical axes and return a QTensor, or None where the scales cannot
     follow (the caller then dequantizes). They satisfy `op(q).dequantize() == op(q.dequantize())`
-    exactly, and `op(q).latent == op(q.latent)`.
+    exactly, and `op(q).latent == op(q.latent)`. All but `transpose`, `astype` and `stacked` unpack
+    codes and widen scales first (see `plain`).
     """
 
-    codes: jax.Array
+    codes: Any
     scale: jax.Array
+    zero: jax.Array | None
+    outer: jax.Array | None
     latent: jax.Array | None
     qtype: QType
     dtype: np.dtype
@@ -78,8 +87,12 @@ class QTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that codes and scales take in memory: half a byte for an int4; without latent."""
-        return -(-self.size * self.qtype.bits // 8) + 4 * math.prod(self.scale.shape)
+        """Bytes that all takes in memory, half a byte for an int4; without latent."""
+        beside = (self.scale, self.zero, self.outer)
+        taken = sum(math.prod(x.shape) * x.dtype.itemsize for x in beside if x is not None)
+        if isinstance(self.codes, Packed):
+            return self.codes.nbytes + taken
+        return -(-self.size * _bits(self.codes.dtype) // 8) + taken
 
     @property
     def float_nbytes(self) -> int:
@@ -104,8 +117,13 @@ class QTensor:
 
     def dequantize(self) -> jax.Array:
         """The float array in logical order: `shape`, `dtype`. No gradient flows through it."""
-        value = decode(self.codes, self.scale, self.physical_blocks, self.dtype)
+        q = self.plain()
+        value = decode(q.codes, q.scale, q.zero, q.physical_blocks, q.qtype, q.dtype)
         return lax.stop_gradient(lax.transpose(value, inverse(self.physical_order)))
+
+    def plain(self) -> QTensor:
+        """The same tensor with codes in `qtype.dtype`, float32 scales and no `outer`."""
+        return layout.plain(self)
 
     def transpose(self, perm: Sequence[int]) -> QTensor:
         """Permute axes. Codes stay where they are, only the metadata changes."""
@@ -167,12 +185,10 @@ class QTensor:
 
     def canonical(
         self, batch: Sequence[int], free: Sequence[int], contract: Sequence[int]
-    ) -> tuple[jax.Array, jax.Array, int]:
+    ) -> Operand:
         """The tensor as a kernel's operand: each list of logical axes flattened to one, in order.
 
-        Returns:
-            codes `[B, N, K]`, scale `[B, N, G]` and the number of elements of K that share a scale.
-            K is padded with zero codes where `padded` says so.
+        See `qpass.numerics.canonical`. K is padded with zero codes where `padded` says so.
         """
         return canonical.canonical(self, tuple(batch), tuple(free), tuple(contract))
 
@@ -186,61 +202,18 @@ class QTensor:
         Raises:
             CorruptTensorError: a shape, dtype, group or order that does not fit.
         """
-        if fault := _fault(self):
+        if fault := faults.fault(self):
             raise CorruptTensorError(
                 f"Quantize {path or 'this tensor'} again or restore it: {fault}. It holds {self}."
             )
 
     def __repr__(self) -> str:
-        codes, scale = _aval(self.codes), _aval(self.scale)
+        parts = {"codes": self.codes, "scale": self.scale, "zero": self.zero, "outer": self.outer}
+        shown = ", ".join(f"{k}={faults.aval(x)}" for k, x in parts.items() if x is not None)
         groups = f", groups={self.groups}" if self.groups else ""
         order = f", order={self.order}" if self.order else ""
-        return f"QTensor({self.qtype} of {self.dtype}, codes={codes}, scale={scale}{groups}{order})"
+        return f"QTensor({self.qtype} of {self.dtype}, {shown}{groups}{order})"
 
 
-def _aval(x) -> str:
-    return f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else repr(x)
-
-
-def _fault(q: QTensor) -> str:
-    """What is wrong with a tensor, in words; empty where nothing is."""
-    if not all(hasattr(a, "shape") and hasattr(a, "dtype") for a in (q.codes, q.scale)):
-        return "codes and scale have to be arrays"
-    return _dtype_fault(q) or _rank_fault(q) or _scale_fault(q) or _latent_fault(q)
-
-
-def _dtype_fault(q: QTensor) -> str:
-    if q.codes.dtype != q.qtype.dtype:
-        return f"{q.qtype} has codes of dtype {q.qtype.dtype}, not {q.codes.dtype}"
-    return "" if q.scale.dtype == np.float32 else f"scales are float32, not {q.scale.dtype}"
-
-
-def _rank_fault(q: QTensor) -> str:
-    if len(q.codes.shape) != len(q.scale.shape):
-        return f"codes have {len(q.codes.shape)} axes and scale has {len(q.scale.shape)}"
-    if len(q.order) > q.ndim or sorted(q.order) != list(range(-len(q.order), 0)):
-        return f"order {q.order} is no permutation of trailing axes"
-    bad = [axis for axis, _ in q.groups if not -q.ndim <= axis < 0]
-    return f"groups name axis {bad[0]} of {q.ndim}" if bad else ""
-
-
-def _scale_fault(q: QTensor) -> str:
-    groups = {axis + q.ndim: size for axis, size in q.groups}
-    for place, axis in enumerate(q.physical_order):
-        n, got = q.codes.shape[place], q.scale.shape[place]
-        if fault := _count_fault(n, got, groups.get(axis)):
-            return f"axis {axis} of size {n} {fault}"
-    return ""
-
-
-def _count_fault(n: int, got: int, group: int | None) -> str:
-    if group is not None and not 1 < group < n:
-        return f"is cut in groups of {group}"
-    wanted = (1, n) if group is None else (count_blocks(n, group),)
-    return "" if got in wanted else f"has {got} scales, not {' or '.join(map(str, wanted))}"
-
-
-def _latent_fault(q: QTensor) -> str:
-    if q.latent is None or (q.latent.shape, q.latent.dtype) == (q.shape, q.dtype):
-        return ""
-    return f"latent is {_aval(q.latent)}, not {q.dtype}{list(q.shape)}"
+def _bits(dtype: np.dtype) -> int:
+    return (jnp.iinfo if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo)(dtype).bits

@@ -1,117 +1,167 @@
-"""From a float array to a quantized tensor: which neighbours share a scale, and the whole step."""
+"""Quantizer: what a tensor is quantized to, and how its scales are found."""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jax import lax
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from qpass.errors import QuantizeError
-from qpass.numerics.axes import trim_order
-from qpass.numerics.dialects import QPASS
-from qpass.numerics.formulas import count_nonfinite, cut_axes, decode, encode, scales
-from qpass.numerics.granularity import Granularity, PerGroup, PerTensor, Quantizer
-from qpass.numerics.qtensor import QTensor
+from qpass.numerics.dialects import QPASS, Dialect, as_dialect
+from qpass.numerics.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
+from qpass.numerics.ranges import AbsMax, Range
+from qpass.numerics.rounding import NEAREST, Rounding, Stochastic
 
-__all__ = ["block_sizes", "count_nonfinite", "decode", "encode", "quantize", "scales"]
+if TYPE_CHECKING:
+    from qpass.numerics.qtypes import QType
 
 
-def block_sizes(
-    shape: tuple[int, ...],
-    granularity: Granularity,
-    contract: tuple[int, ...],
-    separate: tuple[int, ...] = (),
-) -> tuple[int, ...]:
-    """How many neighbours share a scale along each axis: 1 (none) up to `shape[d]` (all).
+class Choices:
+    """What can be said of a numeric type or of a quantizer: each method gives a `Quantizer`."""
 
-    The axes come from the dimension numbers of the contraction, never from a name.
+    def as_quantizer(self) -> Quantizer:
+        """This quantizer; of a numeric type, the one that its bare name means."""
+        raise NotImplementedError
 
-    Args:
-        shape: the shape of the tensor.
-        granularity: PerTensor shares every axis; PerChannel the contracted axes; PerGroup cuts the
-            last axis of `contract` in groups and gives every other axis a scale per index.
-        contract: the axes that the contraction reduces, innermost last.
-        separate: axes that always have a scale per index, for example that of stacked layers.
+    def grouped(self, size: int | float | Fraction) -> Quantizer:
+        """A scale for every `size` elements of the innermost contracted axis.
 
-    Returns:
-        one block size for each axis.
+        Below 1, `size` is one over the number of groups: `grouped(1 / 4)` makes four.
+
+        Raises:
+            RuleError: `size` is neither a positive integer nor one over one.
+        """
+        return self._with(granularity=PerGroup(size))  # type: ignore[arg-type]
+
+    def per_channel(self, *axes: int) -> Quantizer:
+        """A scale for each index of the axes that are not contracted, or of the axes given.
+
+        Raises:
+            RuleError: the axes are not distinct integers.
+        """
+        return self._with(granularity=PerChannel(axes or None))
+
+    def per_tensor(self) -> Quantizer:
+        """One scale for the whole tensor."""
+        return self._with(granularity=PerTensor())
+
+    def per_block(self, rows: int, columns: int) -> Quantizer:
+        """A scale for `rows` of the innermost free axis by `columns` of the contracted one.
+
+        Raises:
+            RuleError: a size is not a positive integer.
+        """
+        return self._with(granularity=PerBlock(rows, columns))
+
+    def asymmetric(self) -> Quantizer:
+        """With a zero point, so that the range need not be centred at zero.
+
+        Raises:
+            RuleError: the type is not an integer type.
+        """
+        return self._with(symmetric=False)
+
+    def ranged(self, how: Range) -> Quantizer:
+        """With another way of finding the range that codes cover; see `qpass.numerics.ranges`."""
+        return self._with(range=how)
+
+    def stochastic(self, bits: int | None = None) -> Quantizer:
+        """Rounded up or down at random, right on average; `bits` random bits for an element.
+
+        Raises:
+            RuleError: not a number of bits.
+        """
+        return self._with(rounding=Stochastic(bits))
+
+    def nearest(self) -> Quantizer:
+        """Rounded to the nearest value."""
+        return self._with(rounding=NEAREST)
+
+    def masked(self) -> Quantizer:
+        """Without gradient where a value lies outside of the range that codes cover."""
+        return self._with(derivative="masked")
+
+    def static(self) -> Quantizer:
+        """With a range that was captured before, instead of that of the values at hand."""
+        return self._with(is_static=True)
+
+    def in_dialect(self, dialect: str | Dialect) -> Quantizer:
+        """In a dialect of the formulas, given by name or as a value.
+
+        Raises:
+            UnknownDialectError: no dialect has that name.
+        """
+        return self._with(dialect=as_dialect(dialect))
+
+    def _with(self, **changes: object) -> Quantizer:
+        return replace(self.as_quantizer(), **changes)  # type: ignore[arg-type]
+
+
+PER_CHANNEL = PerChannel()
+ABSMAX = AbsMax()
+
+
+@dataclass(frozen=True)
+class Quantizer(Choices):
+    """What a tensor is quantized to: a numeric type, and everything about its scales.
+
+    Attributes:
+        qtype: the type of the codes.
+        granularity: which elements share a scale.
+        dialect: the last bits of the formulas; None: that of the transformation, `qpass` where it
+            names none.
+        symmetric: whether zero is code zero; else every scale has a zero point.
+        range: how the range that codes cover is found.
+        rounding: how values between two codes are rounded.
+        derivative: "straight_through" or "masked"; None: that of the type.
+        is_static: whether the range comes from a capture.
 
     Raises:
-        QuantizeError: an axis that the shape does not have.
+        RuleError: an asymmetric quantizer of a type that is no integer type.
     """
-    contract, separate = _checked(contract, shape), _checked(separate, shape)
-    shared = _shared(shape, granularity, contract)
-    return tuple(1 if d in separate else shared.get(d, 1) for d in range(len(shape)))
+
+    qtype: QType
+    granularity: Granularity = PER_CHANNEL
+    dialect: Dialect | None = None
+    symmetric: bool = True
+    range: Range = ABSMAX
+    rounding: Rounding = NEAREST
+    derivative: str | None = None
+    is_static: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.symmetric:
+            self.qtype.check_asymmetric()
+
+    def as_quantizer(self) -> Quantizer:
+        """Itself."""
+        return self
+
+    @property
+    def spoken(self) -> Dialect:
+        """The dialect; `qpass` where none is named."""
+        return self.dialect or QPASS
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether values outside of the range have no gradient."""
+        return (self.derivative or self.qtype.derivative) == "masked"
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.qtype.name, *self._words())))
+
+    def _words(self) -> tuple[str, ...]:
+        plain = self.qtype.as_quantizer()
+        return (
+            "" if self.granularity == plain.granularity else _channels(self.granularity),
+            "" if self.symmetric else "asym",
+            "" if self.range == ABSMAX else str(self.range),
+            str(self.rounding),
+            "" if self.derivative in (None, plain.qtype.derivative) else self.derivative,
+            "static" if self.is_static else "",
+            "" if self.dialect in (None, QPASS) else str(self.dialect),
+        )
 
 
-def quantize(
-    x: jax.Array,
-    quantizer: Quantizer,
-    contract: tuple[int, ...],
-    separate: tuple[int, ...] = (),
-    pack: bool = False,
-) -> QTensor:
-    """Quantize an array for a contraction. No gradient flows into codes or scales.
-
-    Args:
-        x: array of any float dtype and shape.
-        quantizer: the numeric type, the granularity and the dialect.
-        contract: the axes of x that the contraction reduces, innermost last.
-        separate: axes that always have a scale per index.
-        pack: store codes with the contracted axes last (and the separate ones first), as kernels
-            read them; only the metadata tells.
-
-    Returns:
-        a QTensor without `latent`; `dataclasses.replace(q, latent=x)` makes it trainable.
-
-    Raises:
-        QuantizeError: x is not floating, or an axis does not exist.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise QuantizeError(f"Only float arrays can be quantized; got {x.dtype}{list(x.shape)}.")
-    blocks = block_sizes(x.shape, quantizer.granularity, contract, separate)
-    order = _packed_order(x.ndim, contract, separate) if pack else tuple(range(x.ndim))
-    x = lax.transpose(lax.stop_gradient(x), order)
-    physical = tuple(blocks[axis] for axis in order)
-    dialect = quantizer.dialect or QPASS
-    scale = scales(x, physical, quantizer.qtype, dialect)
-    return QTensor(
-        codes=encode(x, scale, physical, quantizer.qtype, dialect),
-        scale=scale,
-        latent=None,
-        qtype=quantizer.qtype,
-        dtype=jnp.dtype(x.dtype),
-        groups=_groups(x.shape, physical, order),
-        order=trim_order(order),
-    )
-
-
-def _groups(
-    shape: tuple[int, ...], blocks: tuple[int, ...], order: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
-    pairs = [(order[axis] - len(order), blocks[axis]) for axis in cut_axes(shape, blocks)]
-    return tuple(sorted(pairs))
-
-
-def _packed_order(ndim: int, contract: tuple[int, ...], separate: tuple[int, ...]):
-    contract = tuple(a % ndim for a in contract)
-    first = tuple(a for a in sorted(s % ndim for s in separate) if a not in contract)
-    free = tuple(a for a in range(ndim) if a not in first and a not in contract)
-    return (*first, *free, *contract)
-
-
-def _shared(
-    shape: tuple[int, ...], granularity: Granularity, contract: tuple[int, ...]
-) -> dict[int, int]:
-    """The axes along which more than one element shares a scale, with their block sizes."""
-    if isinstance(granularity, PerTensor):
-        return dict(enumerate(shape))
-    if isinstance(granularity, PerGroup):
-        return {d: min(granularity.size, max(shape[d], 1)) for d in contract[-1:]}
-    return {d: shape[d] for d in contract}
-
-
-def _checked(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    if bad := [a for a in axes if not -len(shape) <= a < len(shape)]:
-        raise QuantizeError(f"Give axes of an array of shape {shape}; got {bad[0]}.")
-    return tuple(a % len(shape) for a in axes)
+def _channels(granularity: Granularity) -> str:
+    """What is written of a granularity where a type means another one by itself."""
+    return str(granularity) or "channel"

@@ -18,7 +18,7 @@ from jax import lax
 
 from qpass.errors import QuantizeError
 from qpass.numerics.axes import pick
-from qpass.numerics.layout import groups_of, in_order, rebuild
+from qpass.numerics.layout import groups_of, in_order, plain, rebuild
 
 if TYPE_CHECKING:
     from qpass.numerics.qtensor import QTensor
@@ -62,6 +62,7 @@ def reshape(q: QTensor, sizes: tuple[int, ...]) -> QTensor | None:
         raise QuantizeError(f"Give sizes with product {q.size} for {q.shape}; got {sizes}.")
     if q.size == 0:
         return None  # Any segments would do, so that none is the right one.
+    q = plain(q)
     segments = split_segments(q.shape, sizes)
     cuts = _cut_axes(q, sizes, segments)
     return None if cuts is None else _move(q, sizes, segments, cuts)
@@ -163,7 +164,7 @@ def _move(
     return rebuild(
         q,
         lax.reshape(q.codes, pick(sizes, order)),
-        lax.reshape(q.scale, counts),
+        lambda scale: lax.reshape(scale, counts),
         order,
         {axis: cut.group for axis, cut in cuts.items() if cut.group},
         lambda x: lax.reshape(x, sizes),

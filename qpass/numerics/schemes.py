@@ -7,14 +7,9 @@ from dataclasses import dataclass, replace
 
 from qpass.errors import RuleError
 from qpass.numerics.dialects import DIALECTS
-from qpass.numerics.granularity import (
-    Granularity,
-    PerChannel,
-    PerGroup,
-    PerTensor,
-    Quantizer,
-)
+from qpass.numerics.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from qpass.numerics.qtypes import QTYPES, QType, find_qtype
+from qpass.numerics.quantizer import Quantizer
 from qpass.suggest import did_you_mean
 
 __all__ = [
@@ -53,8 +48,9 @@ def _forward(weight: Quantizer | None, act: Quantizer | None) -> str:
 def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:
     """The quantizer meant by a user: `"int8"`, a type, or a quantizer, which returns as it is.
 
-    A bare name or type means per channel. The printed forms `"int4 g32"` and `"int8 tensor"` are
-    read too, and with a dialect "int8 qwix" and "int4 g32 qwix".
+    A bare name or type means per channel, of a block format its blocks. The printed forms
+    `"int4 g32"` and `"int8 tensor"` are read too, and with a dialect "int8 qwix" and
+    "int4 g32 qwix".
 
     Raises:
         UnknownTypeError: a name that no type has.
@@ -64,7 +60,7 @@ def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYP
     if isinstance(what, Quantizer):
         return what
     if isinstance(what, QType):
-        return what.per_channel()
+        return what.as_quantizer()
     if not isinstance(what, str):
         raise RuleError(
             f"Give a quantizer as a name such as 'int8', a type such as qpass.int8, or "
@@ -75,7 +71,7 @@ def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYP
 
 def _parse(text: str, qtypes: tuple[QType, ...]) -> Quantizer:
     name, *words = text.split(" ")
-    quantizer = Quantizer(find_qtype(name, qtypes))
+    quantizer = find_qtype(name, qtypes).as_quantizer()
     if words and words[-1] in _DIALECTS:
         quantizer = quantizer.in_dialect(words.pop())
     if words and (granularity := _granularity(words[0])):

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import pick
-from qpass.numerics.layout import groups_of, rebuild
+from qpass.numerics.layout import groups_of, plain, rebuild
 
 if TYPE_CHECKING:
     from qpass.numerics.qtensor import QTensor
@@ -42,6 +42,7 @@ def slice_(
     q: QTensor, start: tuple[int, ...], limit: tuple[int, ...], strides: tuple[int, ...]
 ) -> QTensor | None:
     """`lax.slice`."""
+    q = plain(q)
     asked = enumerate(zip(start, limit, strides, strict=True))
     windows = _all([_window(q, axis, *where) for axis, where in asked])
     if windows is None:
@@ -50,7 +51,7 @@ def slice_(
     return rebuild(
         q,
         lax.slice(q.codes, pick(start, order), pick(limit, order), pick(strides, order)),
-        lax.slice(q.scale, *_static(pick(windows, order))),
+        lambda scale: lax.slice(scale, *_static(pick(windows, order))),
         order,
         _groups(windows),
         lambda x: lax.slice(x, start, limit, strides),
@@ -62,6 +63,7 @@ def dynamic_slice(q: QTensor, starts: Sequence[Index], sizes: tuple[int, ...]) -
 
     A negative start therefore means 0; it does not count from the end.
     """
+    q = plain(q)
     asked = enumerate(zip(starts, sizes, strict=True))
     windows = _all([_dynamic_window(q, axis, *where) for axis, where in asked])
     if windows is None:
@@ -71,7 +73,7 @@ def dynamic_slice(q: QTensor, starts: Sequence[Index], sizes: tuple[int, ...]) -
     return rebuild(
         q,
         _dynamic_slice(q.codes, pick(starts, order), pick(sizes, order)),
-        _dynamic_slice(q.scale, [w.start for w in kept], [w.size for w in kept]),
+        lambda scale: _dynamic_slice(scale, [w.start for w in kept], [w.size for w in kept]),
         order,
         _groups(windows),
         lambda x: _dynamic_slice(x, starts, sizes),

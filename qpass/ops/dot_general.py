@@ -143,7 +143,7 @@ def _seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
         return straight_through(_in_place(spec, x, fed).dequantize(), x)
     layout = lay_out(spec, x.ndim, w)
     flat = _canonical_float(x, layout, w.padded(layout.w_contract))
-    *_, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
+    group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract).group
     act = _quantize_act(flat, _act_quantizer(spec.act, flat, group), (2,), fed)
     value = act.dequantize()
     seen = _uncanonical_float(value, layout, x.shape, w.padded(layout.w_contract))
@@ -201,12 +201,14 @@ def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
 
 def _operands(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -> tuple[tuple, int]:
     """Kernel operands ``(lhs, rhs, rhs_scale[, lhs_scale])`` and the group size."""
-    rhs, rhs_scale, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
+    rhs, rhs_scale, zero, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
     lhs = _canonical_float(x, layout, w.padded(layout.w_contract))
     if spec.act is None:
         return (lhs, rhs, rhs_scale), group
     act = _quantize_act(lhs, _act_quantizer(spec.act, lhs, group), (2,), fed)
-    codes, lhs_scale, act_group = act.canonical((0,), (1,), (2,))
+    codes, lhs_scale, act_zero, act_group = act.canonical((0,), (1,), (2,))
+    assert zero is None
+    assert act_zero is None
     # Kernels take a short last group: the zeros that fill it up would have to be added to rhs too.
     codes = lax.slice_in_dim(codes, 0, lhs.shape[2], axis=2)
     return (codes, rhs, rhs_scale, lhs_scale), min(group, act_group)

@@ -12,7 +12,7 @@ from jax.lax import GatherDimensionNumbers
 from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.graph._jax import JaxprEqn, bind
-from qpass.numerics import QTensor
+from qpass.numerics import Packed, QTensor
 
 Operands = Sequence[Any]
 
@@ -120,13 +120,18 @@ def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     q, indices = operands
     if not _is_row_lookup(eqn, q):
         return None
-    q = q.in_order()
+    q = q.in_order().plain()
     # A fill value of NaN means nothing as a code: the scale's NaN alone marks a row out of range.
     codes = _rows(eqn, q.codes, indices, fill_value=0)
-    scales = jnp.broadcast_to(q.scale, (q.shape[0], *q.scale.shape[1:]))
-    scale = _rows(eqn, scales, indices)
+    scale = _rows(eqn, _for_rows(q, q.scale), indices)
+    zero = None if q.zero is None else _rows(eqn, _for_rows(q, q.zero), indices, fill_value=0)
     latent = None if q.latent is None else _rows(eqn, q.latent, indices)
-    return replace(q, codes=codes, scale=scale, latent=latent, order=())
+    return replace(q, codes=codes, scale=scale, zero=zero, latent=latent, order=())
+
+
+def _for_rows(q: QTensor, scale: jax.Array) -> jax.Array:
+    """Scales or zero points with one for each row."""
+    return jnp.broadcast_to(scale, (q.shape[0], *scale.shape[1:]))
 
 
 def _is_row_lookup(eqn: JaxprEqn, q: QTensor) -> bool:
@@ -178,6 +183,8 @@ def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | Non
     """
     logical = (*spec, *([None] * (q.ndim - len(spec))))
     codes = [logical[axis] for axis in q.physical_order]
+    if isinstance(q.codes, Packed) and codes[-1] is not None:
+        return None
     scale = []
     sizes = zip(codes, q.codes.shape, q.scale.shape, q.physical_blocks, strict=True)
     for names, n, scales, block in sizes:
@@ -188,8 +195,24 @@ def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | Non
         if block > 1 and shard % block:
             return None
         scale.append(names)
-    latent = None if q.latent is None else PartitionSpec(*logical)
-    return replace(q, codes=PartitionSpec(*codes), scale=PartitionSpec(*scale), latent=latent)
+    return _specs(q, codes, scale, logical)
+
+
+def _specs(q: QTensor, codes: Sequence, scale: Sequence, logical: Sequence) -> QTensor:
+    """The tensor with a spec in the place of each of its arrays."""
+    outer = None
+    if q.outer is not None:
+        pairs = zip(scale, q.outer.shape, strict=True)
+        outer = [names if n > 1 else None for names, n in pairs]
+    spec = PartitionSpec(*codes)
+    return replace(
+        q,
+        codes=replace(q.codes, words=spec) if isinstance(q.codes, Packed) else spec,
+        scale=PartitionSpec(*scale),
+        zero=None if q.zero is None else PartitionSpec(*scale),
+        outer=None if outer is None else PartitionSpec(*outer),
+        latent=None if q.latent is None else PartitionSpec(*logical),
+    )
 
 
 def _mesh_size(mesh: Any, names: Any) -> int:

@@ -51,8 +51,7 @@ def fake_quantize_weight(x: jax.Array, storage: Storage) -> QTensor:
     so that what follows is computed exactly as for a stored tensor.
     """
     q = encode_weight(x, storage)
-    codes, scale = lax.optimization_barrier((q.codes, q.scale))
-    return replace(q, codes=codes, scale=scale, latent=x)
+    return replace(lax.optimization_barrier(q), latent=x)
 
 
 def enter_program(values: Sequence[Any], storage: Mapping[int, Storage]) -> list[Any]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from qpass.errors import RuleError
 from qpass.graph.sites import Site
-from qpass.numerics import PerGroup
 from qpass.plan import Decision, Plan
 from qpass.suggest import shortened
 
@@ -74,7 +73,7 @@ def _why_not_scheme(decision: Decision) -> str | None:
     site, scheme = decision.site, decision.quantized.scheme
     if scheme.weight is None:
         return "neither operand is a weight, and the rule gives no act= or grad="
-    grouped = [q for q in (scheme.weight, scheme.act) if q and isinstance(q.granularity, PerGroup)]
+    grouped = [q for q in (scheme.weight, scheme.act) if q and q.granularity.group]
     symbolic = [site.lhs_shape[d] for d in site.contract[0]]
     symbolic = [str(n) for n in symbolic if not isinstance(n, int)]
     if not grouped or not symbolic:

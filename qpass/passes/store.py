@@ -146,7 +146,7 @@ def _gather_lost(plan: Plan, leaf: int, use: Use, storage: Storage) -> bool:
 
 def _lost_on_the_way(plan: Plan, leaf: int, origin: Origin, storage: Storage) -> str | None:
     """The first layout step that the quantized leaf cannot follow; None when all can."""
-    per_channel = isinstance(storage.quantizer.granularity, PerChannel)
+    per_channel = storage.quantizer.granularity == PerChannel()
     if per_channel and all(_is_safe(step) for step in origin.steps):
         return None
     aval = plan.program.jaxpr.invars[leaf].aval

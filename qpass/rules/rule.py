@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from qpass.errors import QPassError, RuleError
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
-from qpass.numerics.schemes import PerGroup, Quantizer, Scheme, as_quantizer
+from qpass.numerics.quantizer import Quantizer
+from qpass.numerics.schemes import Scheme, as_quantizer
 from qpass.rules.selectors import (
     Selector,
     Where,
@@ -191,6 +193,5 @@ def _check_groups(rule: Rule) -> None:
         )
 
 
-def _group(quantizer: QuantizerLike) -> int | None:
-    granularity = quantizer.granularity if isinstance(quantizer, Quantizer) else None
-    return granularity.size if isinstance(granularity, PerGroup) else None
+def _group(quantizer: QuantizerLike) -> int | Fraction | None:
+    return quantizer.granularity.group if isinstance(quantizer, Quantizer) else None

@@ -1,0 +1,77 @@
+"""Blocks: which neighbours share a scale, and reductions over them.
+
+`blocks` is one block size for each axis, as from `qpass.numerics.block_sizes`: how many neighbours
+along that axis share a scale. An array of n elements along an axis has `count_blocks(n, block)`
+scales there; "of the shape of the scales" means that along every axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from qpass.numerics.axes import count_blocks
+
+type Reduction = Callable[..., jax.Array]
+
+
+def reduce_blocks(
+    x: jax.Array, blocks: tuple[int, ...], op: Reduction, fill: float = 0
+) -> jax.Array:
+    """Reduce every block of an array to one number.
+
+    Args:
+        x: array.
+        blocks: one block size for each axis.
+        op: `jnp.max`, `jnp.min` or `jnp.sum`; anything that takes `axis`, `keepdims`, `initial`.
+        fill: what an empty block has and a short last block is filled up with; it must not change
+            the result of a block that has elements.
+
+    Returns:
+        array of the dtype of x and the shape of the scales.
+    """
+    pairs = enumerate(zip(x.shape, blocks, strict=True))
+    shared = tuple(axis for axis, (n, block) in pairs if n == block)
+    cut = cut_axes(x.shape, blocks)
+    for axis in reversed(cut):
+        x = op(_split_axis(x, axis, blocks[axis], fill), axis=axis + 1, initial=fill)
+    return op(x, axis=shared, keepdims=True, initial=fill) if shared else x
+
+
+def split_blocks(x: jax.Array, blocks: tuple[int, ...], fill: float = 0) -> jax.Array:
+    """Cut every axis in its blocks, for what needs all elements of a block at once.
+
+    Returns:
+        array with twice the axes of x: for each axis the number of blocks, then the block size.
+        A short last block is filled up with `fill`.
+    """
+    for axis in reversed(range(x.ndim)):
+        x = _split_axis(x, axis, blocks[axis], fill)
+    return x
+
+
+def expand(scale: jax.Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> jax.Array:
+    """Repeat scales along the axes that are cut in groups, so that they broadcast to `shape`."""
+    for axis in cut_axes(shape, blocks):
+        scale = jnp.repeat(scale, blocks[axis], axis)
+        scale = lax.slice_in_dim(scale, 0, shape[axis], axis=axis)
+    return scale
+
+
+def cut_axes(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that are cut in groups: neither one scale for all nor one for each index."""
+    pairs = enumerate(zip(shape, blocks, strict=True))
+    return tuple(axis for axis, (n, block) in pairs if block != n and block != 1)
+
+
+def _split_axis(x: jax.Array, axis: int, block: int, fill: float) -> jax.Array:
+    """One axis as two: the blocks, and the elements of a block."""
+    n = x.shape[axis]
+    count = count_blocks(n, block)
+    if count * block != n:
+        tail = [(0, count * block - n if d == axis else 0, 0) for d in range(x.ndim)]
+        x = lax.pad(x, jnp.asarray(fill, x.dtype), tail)
+    return x.reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :])

@@ -1,0 +1,69 @@
+"""Codes in the dtypes that kernels multiply, holding the same values.
+
+Kernels know int8, int4, the 8-bit floats and plain floats. What a type's codes become, with what
+its scales and zero points have to be multiplied by and shifted for it:
+
+* integers of fewer bits are int8 (int4 stays); unsigned ones are shifted down by half their range;
+* fp4 e2m1 and fp6 e2m3 are multiples of 1/2 and 1/8, so they are int8 too: products add up exactly;
+* tables without a unit (nf4) are floats.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qpass.numerics.formulas import values_of
+
+if TYPE_CHECKING:
+    from qpass.numerics.qtypes import QType
+
+
+class KernelCodes(NamedTuple):
+    """Codes that a kernel takes: `(codes - (zero - shift)) * (scale * unit)` is the value."""
+
+    codes: jax.Array
+    unit: float = 1.0
+    shift: int = 0
+
+
+def kernel_codes(codes: jax.Array, qtype: QType) -> KernelCodes:
+    """The codes (unpacked) of a tensor of that type as kernels take them."""
+    if qtype.kind == "int":
+        return _integers(codes, qtype)
+    unit = unit_of(qtype)
+    if unit is not None:
+        return KernelCodes((values_of(codes, qtype) * (1 / unit)).astype(jnp.int8), unit)
+    return KernelCodes(values_of(codes, qtype) if qtype.kind == "table" else codes)
+
+
+def unit_of(qtype: QType) -> float | None:
+    """The power of two that all values of a small float or table type are int8 multiples of.
+
+    None where there is none, and for the 8-bit floats, which kernels take as they are.
+    """
+    values = _values(qtype)
+    for exponent in range(8):
+        scaled = values * 2**exponent
+        if len(values) and np.all(scaled == np.rint(scaled)):
+            return 2.0**-exponent if np.abs(scaled).max() <= 127 else None
+    return None
+
+
+def _values(qtype: QType) -> np.ndarray:
+    if qtype.kind == "table":
+        return np.asarray(qtype.table, np.float64)
+    if qtype.bits > 4:
+        return np.empty(0)
+    return np.arange(2**qtype.bits, dtype=np.uint8).view(np.dtype(qtype.dtype)).astype(np.float64)
+
+
+def _integers(codes: jax.Array, qtype: QType) -> KernelCodes:
+    if qtype.qmin < 0:
+        return KernelCodes(codes)
+    shift = int(qtype.middle)
+    signed = jnp.int4 if qtype.bits == 4 else jnp.int8
+    return KernelCodes((codes.astype(jnp.int16) - shift).astype(signed), shift=shift)

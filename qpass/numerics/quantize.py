@@ -1,0 +1,191 @@
+"""From a float array to a quantized tensor: the whole step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qpass.errors import QuantizeError
+from qpass.numerics.axes import trim_order
+from qpass.numerics.blocks import cut_axes, reduce_blocks
+from qpass.numerics.formulas import as_f32, decode, encode, parameters
+from qpass.numerics.granularity import block_sizes
+from qpass.numerics.packing import pack as pack_bits
+from qpass.numerics.qtensor import QTensor
+from qpass.numerics.quantizer import Quantizer
+from qpass.numerics.ranges import Sample
+from qpass.numerics.rounding import NEAREST
+
+type Bounds = tuple[jax.Array, jax.Array]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How a tensor is scaled.
+
+    Attributes:
+        stored: scales in the format of the type.
+        outer: float32 factor of all scales; None for most formats.
+        zero: float32 zero points, or None.
+        value: the float32 scales that `stored` and `outer` mean.
+    """
+
+    stored: jax.Array
+    outer: jax.Array | None
+    zero: jax.Array | None
+    value: jax.Array
+
+
+def quantize(
+    x: jax.Array,
+    quantizer: Quantizer,
+    contract: tuple[int, ...],
+    separate: tuple[int, ...] = (),
+    pack: bool = False,
+    key: jax.Array | None = None,
+    importance: jax.Array | None = None,
+    bounds: Bounds | None = None,
+) -> QTensor:
+    """Quantize an array for a contraction. No gradient flows into codes or scales.
+
+    Args:
+        x: array of any float dtype and shape.
+        quantizer: type, granularity, range and dialect.
+        contract: the axes of x that the contraction reduces, innermost last.
+        separate: axes that always have a scale per index.
+        pack: store codes as kernels read them, with the contracted axes last (and the separate
+            ones first), and densely; only the metadata tells.
+        key: for stochastic rounding.
+        importance: of every element for the range methods that weigh errors; broadcasts to x.
+        bounds: the range that codes are to cover, instead of that of x: least and greatest value
+            of every block, of the shape of the scales or broadcasting to it.
+
+    Returns:
+        a QTensor without `latent`; `dataclasses.replace(q, latent=x)` makes it trainable.
+
+    Raises:
+        QuantizeError: x is not floating, an axis does not exist, the quantizer is static and no
+            bounds are given, or stochastic and no key is.
+    """
+    _check(x, quantizer, bounds)
+    blocks = block_sizes(x.shape, quantizer.granularity, contract, separate)
+    order = _packed_order(x.ndim, contract, separate) if pack else tuple(range(x.ndim))
+    x = _in_order(x, order)
+    physical = tuple(blocks[axis] for axis in order)
+    if bounds is None:
+        weights = None if importance is None else _in_order(importance, order)
+        lo, hi = find_range(x, physical, quantizer, weights)
+    else:
+        lo, hi = (_in_order(bound, order) for bound in bounds)
+    outer_axes = tuple(order.index(axis % x.ndim) for axis in separate)
+    found = find_scales(lo, hi, quantizer, x.dtype, outer_axes)
+    codes = encode(x, found.value, found.zero, physical, quantizer, key)
+    qtype = quantizer.qtype
+    return QTensor(
+        codes=pack_bits(codes, qtype.packed) if pack and qtype.packed and x.ndim else codes,
+        scale=found.stored,
+        zero=_as_codes(found.zero, quantizer),
+        outer=found.outer,
+        latent=None,
+        qtype=qtype,
+        dtype=jnp.dtype(x.dtype),
+        groups=_groups(x.shape, physical, order),
+        order=trim_order(order),
+    )
+
+
+def find_range(
+    x: jax.Array,
+    blocks: tuple[int, ...],
+    quantizer: Quantizer,
+    importance: jax.Array | None = None,
+) -> Bounds:
+    """Least and greatest value that codes are to cover in every block: float32, finite.
+
+    Args:
+        x: array of any float dtype; what is not finite is left out.
+        blocks: one block size for each axis.
+        quantizer: its range is the method.
+        importance: broadcasts to x.
+    """
+    values = as_f32(x)
+    finite = jnp.isfinite(values)
+    values = jnp.where(finite, values, 0)
+    counts = reduce_blocks(finite.astype(jnp.float32), blocks, jnp.sum)
+    trial = partial(_round_trip, values, blocks, quantizer, x.dtype)
+    return quantizer.range.bounds(Sample(values, counts, blocks, importance, trial))
+
+
+def find_scales(
+    lo: jax.Array,
+    hi: jax.Array,
+    quantizer: Quantizer,
+    dtype: np.dtype,
+    outer_axes: tuple[int, ...] = (),
+) -> Scales:
+    """Scales and zero points for those ranges, as they are stored and as they are used.
+
+    Args:
+        lo: least value of every block, float32.
+        hi: greatest value.
+        quantizer: type, symmetry and dialect.
+        dtype: of the array that is quantized.
+        outer_axes: axes along which a factor of all scales is not shared.
+    """
+    scale, zero = parameters(lo, hi, quantizer, dtype)
+    made = quantizer.qtype.scale_format
+    amax = jnp.maximum(-lo, hi)
+    stored, outer = made.make(scale, amax, quantizer.qtype, outer_axes)
+    return Scales(stored, outer, zero, made.read(stored, outer))
+
+
+def _round_trip(
+    values: jax.Array,
+    blocks: tuple[int, ...],
+    quantizer: Quantizer,
+    dtype: np.dtype,
+    lo: jax.Array,
+    hi: jax.Array,
+) -> jax.Array:
+    """What values come back as when codes cover that range, in float32."""
+    nearest = quantizer if quantizer.rounding == NEAREST else quantizer.nearest()
+    found = find_scales(lo, hi, nearest, dtype)
+    codes = encode(values, found.value, found.zero, blocks, nearest)
+    return decode(codes, found.value, found.zero, blocks, quantizer.qtype, jnp.dtype(jnp.float32))
+
+
+def _check(x: jax.Array, quantizer: Quantizer, bounds: Bounds | None) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise QuantizeError(f"Only float arrays can be quantized; got {x.dtype}{list(x.shape)}.")
+    if quantizer.is_static and bounds is None:
+        raise QuantizeError(f"Give the range that {quantizer} is to cover: it is static.")
+
+
+def _in_order(array: jax.Array, order: tuple[int, ...]) -> jax.Array:
+    return lax.transpose(lax.stop_gradient(array), order)
+
+
+def _as_codes(zero: jax.Array | None, quantizer: Quantizer) -> jax.Array | None:
+    """Zero points in a byte, which holds the codes of every integer type."""
+    return (
+        None if zero is None else zero.astype(jnp.uint8 if quantizer.qtype.qmin >= 0 else jnp.int8)
+    )
+
+
+def _groups(
+    shape: tuple[int, ...], blocks: tuple[int, ...], order: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    pairs = [(order[axis] - len(order), blocks[axis]) for axis in cut_axes(shape, blocks)]
+    return tuple(sorted(pairs))
+
+
+def _packed_order(ndim: int, contract: tuple[int, ...], separate: tuple[int, ...]):
+    contract = tuple(a % ndim for a in contract)
+    first = tuple(a for a in sorted(s % ndim for s in separate) if a not in contract)
+    free = tuple(a for a in range(ndim) if a not in first and a not in contract)
+    return (*first, *free, *contract)
