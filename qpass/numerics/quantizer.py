@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qpass.numerics.dialects import QPASS, Dialect, as_dialect
 from qpass.numerics.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
+from qpass.numerics.range_text import read_range
 from qpass.numerics.ranges import AbsMax, Range
 from qpass.numerics.rounding import NEAREST, Rounding, Stochastic
 
@@ -60,9 +61,19 @@ class Choices:
         """
         return self._with(symmetric=False)
 
-    def ranged(self, how: Range) -> Quantizer:
-        """With another way of finding the range that codes cover; see `qpass.numerics.ranges`."""
-        return self._with(range=how)
+    def ranged(self, how: str | Range) -> Quantizer:
+        """With another way of finding the range that codes cover; see `qpass.numerics.ranges`.
+
+        As a value or a text, such as `"rms,7"`. The text `"minmax"` also asks for a zero point.
+
+        Raises:
+            RuleError: a text that is no range, or a zero point for a type that has none.
+        """
+        if isinstance(how, Range):
+            return self._with(range=how)
+        found = read_range(how)
+        ranged = self._with(range=found.range)
+        return ranged.asymmetric() if found.asymmetric else ranged
 
     def stochastic(self, bits: int | None = None) -> Quantizer:
         """Rounded up or down at random, right on average; `bits` random bits for an element.

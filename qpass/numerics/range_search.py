@@ -87,12 +87,12 @@ class WeightedMse(Mse):
         Raises:
             QuantizeError: the sample has no importance.
         """
-        if sample.importance is None:
+        if (known := sample.importance) is None:
             raise QuantizeError(
                 "The range 'wmse' needs to know how much each input of a weight counts: capture "
                 "E[x^2] from data and quantize with importance=, or take the range 'mse'."
             )
-        return _search(sample, _scaled_extremes(sample), self.factors(), _weights(sample))
+        return _search(sample, _scaled_extremes(sample), self.factors(), _weights(sample, known))
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,12 @@ def _error(
     return total(squares if weights is None else squares * weights, sample.blocks)
 
 
-def _weights(sample: Sample) -> jax.Array:
+def _weights(sample: Sample, importance: jax.Array) -> jax.Array:
     """The importances in [0, 1), relative to the largest of each block.
 
     One that is not a number above 0 counts nothing; where none counts, no factor is better than the
     first.
     """
-    known = jnp.broadcast_to(sample.importance, sample.values.shape)
+    known = jnp.broadcast_to(importance, sample.values.shape)
     known = jnp.where((known > 0) & (known < jnp.inf), known, 0)
     return scale_down(known, block_exponents(known, sample.blocks), sample.blocks)

@@ -31,7 +31,8 @@ def _mse(kind: type[Mse]) -> Callable[..., Range]:
     """The constructor for numbers from a text, of which the first counts something."""
 
     def make(steps: float = kind.steps, least: float = kind.least) -> Range:
-        return kind(int(steps) if float(steps).is_integer() else steps, least)
+        whole = float(steps).is_integer()
+        return kind(int(steps) if whole else steps, least)  # type: ignore[arg-type]
 
     return make
 

@@ -183,13 +183,19 @@ class Fixed(Range):
             )
         assign(self, lo=lo, hi=hi)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The two bounds, of which `hi` is never None once the range is made."""
+        return self.lo, self.lo if self.hi is None else self.hi
+
     def bounds(self, sample: Sample) -> Bounds:
         """The two bounds."""
-        return tuple(jnp.full(sample.finite.shape, end, jnp.float32) for end in (self.lo, self.hi))
+        lo, hi = (jnp.full(sample.finite.shape, end, jnp.float32) for end in self.ends)
+        return lo, hi
 
     def __str__(self) -> str:
-        sides = (self.hi,) if self.lo == -self.hi else (self.lo, self.hi)
-        return ",".join(("fixed", *map(shown, sides)))
+        lo, hi = self.ends
+        return f"fixed,{shown(hi)}" if lo == -hi else f"fixed,{shown(lo)},{shown(hi)}"
 
 
 @dataclass(frozen=True)

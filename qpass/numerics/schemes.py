@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qpass.errors import RuleError
-from qpass.numerics.dialects import DIALECTS
 from qpass.numerics.granularity import Granularity, PerChannel, PerGroup, PerTensor
-from qpass.numerics.qtypes import QTYPES, QType, find_qtype
+from qpass.numerics.qtypes import QTYPES, QType
 from qpass.numerics.quantizer import Quantizer
-from qpass.suggest import did_you_mean
+from qpass.numerics.quantizer_text import read_quantizer
 
 __all__ = [
     "Granularity",
@@ -21,8 +19,6 @@ __all__ = [
     "Scheme",
     "as_quantizer",
 ]
-
-_DIALECTS = tuple(dialect.name for dialect in DIALECTS)
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,13 @@ def _forward(weight: Quantizer | None, act: Quantizer | None) -> str:
 def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:
     """The quantizer meant by a user: `"int8"`, a type, or a quantizer, which returns as it is.
 
-    A bare name or type means per channel, of a block format its blocks. The printed forms
-    `"int4 g32"` and `"int8 tensor"` are read too, and with a dialect "int8 qwix" and
-    "int4 g32 qwix".
+    A bare name or type means per channel, of a block format its blocks. Every printed form is read,
+    as `"int4 g32 mse"` or `"int8 asym qwix"`; see `qpass.numerics.quantizer_text`.
 
     Raises:
         UnknownTypeError: a name that no type has.
-        RuleError: a text after the name that means no granularity or dialect, or a value of another
-            kind.
+        RuleError: a word after the name that means nothing, contradicts another or cannot be asked
+            of the type, or a value of another kind.
     """
     if isinstance(what, Quantizer):
         return what
@@ -66,26 +61,4 @@ def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYP
             f"Give a quantizer as a name such as 'int8', a type such as qpass.int8, or "
             f"qpass.int4.grouped(128); got {what!r}."
         )
-    return _parse(what, qtypes)
-
-
-def _parse(text: str, qtypes: tuple[QType, ...]) -> Quantizer:
-    name, *words = text.split(" ")
-    quantizer = find_qtype(name, qtypes).as_quantizer()
-    if words and words[-1] in _DIALECTS:
-        quantizer = quantizer.in_dialect(words.pop())
-    if words and (granularity := _granularity(words[0])):
-        quantizer, words = replace(quantizer, granularity=granularity), words[1:]
-    if words:
-        meant = did_you_mean(words[-1], ("tensor", *_DIALECTS))
-        raise RuleError(
-            "Write a quantizer as 'int8', 'int8 tensor' or 'int4 g32', and a dialect last, as "
-            f"'int4 g32 qwix'; got {text!r}: {meant}"
-        )
-    return quantizer
-
-
-def _granularity(word: str) -> Granularity | None:
-    if match := re.fullmatch(r"g(\d+)", word):
-        return PerGroup(int(match[1]))
-    return PerTensor() if word == "tensor" else None
+    return read_quantizer(what, qtypes)
