@@ -11,12 +11,13 @@ from jax.core import eval_jaxpr
 
 from qpass.errors import CallError
 from qpass.graph._jax import JaxprEqn, bind
+from qpass.graph.dataflow import Key
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
 from qpass.numerics import QTensor
-from qpass.ops.operations import QTensorOperations, Quantized
+from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
 from qpass.views import (
@@ -122,7 +123,7 @@ def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
     return taps, (sum(p[0] for p in pairs), sum(p[1] for p in pairs))
 
 
-def _tap(decision: Quantized, eqn: JaxprEqn, operands: list, result: Any) -> Sum:
+def _tap(key: Key, eqn: JaxprEqn, operands: list, result: Any) -> Sum:
     """Power of the error and of the float product, summed over the site's result; and one run."""
     floats = [v.latent if isinstance(v, QTensor) else v for v in operands]
     (exact,) = bind(eqn, floats)

@@ -15,7 +15,7 @@ from qpass.graph.trail import Trails
 from qpass.numerics import QTensor
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
-from qpass.ops.weights import encode_weight, stored_nbytes
+from qpass.ops.weights import abstract_weight, stored_nbytes
 from qpass.views import Row
 from qpass_kernels import Selection, select
 
@@ -124,9 +124,7 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict) -> tuple[str, Refused]
 def _abstract_weight(plan: Plan, decision: Decision) -> QTensor:
     """The weight as the site would quantize it itself: same types, groups and sizes as stored."""
     aval = decision.site.eqn.invars[decision.quantized.weight].aval
-    storage = on_the_fly(decision.quantized, decision.site.eqn)
-    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-    return jax.eval_shape(lambda x: encode_weight(x, storage), x)
+    return abstract_weight(aval, on_the_fly(decision.quantized, decision.site.eqn))
 
 
 def _leaf_bytes(plan: Plan) -> dict[int, tuple[int, int]]:

@@ -2,18 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from qpass.errors import CallError
 from qpass.graph.program import Call
 from qpass.numerics import Packed, QTensor
-from qpass.ops.weights import Storage, check_finite, encode_weight
+from qpass.ops.weights import Storage, abstract_weight, check_finite, encode_weight
 from qpass.plan import Plan
 
 
@@ -83,7 +81,7 @@ def _delete(value: Any) -> None:
 
 def _quantize_leaf(value: Any, storage: Storage, whose: str) -> QTensor:
     if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.eval_shape(partial(encode_weight, storage=storage), value)
+        return abstract_weight(value, storage)
     if isinstance(value, Tracer):
         return encode_weight(value, storage)
     check_finite(value, whose)
@@ -138,17 +136,12 @@ def check_leaf(plan: Plan, index: int, value: Any) -> None:
             f"{path} is a QTensor ({value}), but these rules keep it float. Pass the float leaf, "
             "or the rules that quantized it."
         )
-    expected = _expected(storage, value)
+    expected = abstract_weight(value, storage)
     if _kind(expected) != _kind(value):
         raise CallError(
             f"{path} is stored as {value}, but these rules store it as {expected}. "
             "Quantize the float parameters again with these rules."
         )
-
-
-def _expected(storage: Storage, value: QTensor) -> QTensor:
-    x = jax.ShapeDtypeStruct(value.shape, np.dtype(value.dtype))
-    return jax.eval_shape(partial(encode_weight, storage=storage), x)
 
 
 def _kind(q: QTensor) -> tuple:

@@ -159,23 +159,27 @@ def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int
     body = bodies(eqn)[1]
     fixed, moving = _split_carry(rw, body, operands[n_cond + n_body :], n_body, frame, index)
 
+    def ask(state):
+        values = [*cond_consts, *_merge(fixed, state)]
+        (going,), taps = rw.run(params["cond_jaxpr"], values, frame.enter(index, "cond"))
+        return going, taps
+
     def run_body(state):
         values = [*body_consts, *_merge(fixed, state)]
         outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
+        # What decides to go on is tapped here too, each time but the last.
+        taps |= ask(state)[1] if rw.tap else {}
         return _carries(rw, [outs[k] for k in moving], frame, index), taps
-
-    def ask(state):
-        values = [*cond_consts, *_merge(fixed, state)]
-        return rw.run(params["cond_jaxpr"], values, frame.enter(index, "cond"))[0][0]
 
     mapped = params["cond_jaxpr"].outvars[0].aval.ndim > 0
 
     def more(loop):
-        return jnp.any(ask(loop[0])) if mapped else ask(loop[0])
+        going, _ = ask(loop[0])
+        return jnp.any(going) if mapped else going
 
     def step(loop):
         state, taps = run_body(loop[0])
-        state = _where(ask(loop[0]), state, loop[0]) if mapped else state
+        state = _where(ask(loop[0])[0], state, loop[0]) if mapped else state
         return state, merge(loop[1], taps)
 
     state = list(moving.values())

@@ -18,8 +18,8 @@ from qpass.graph.rewrite import Frame, Result, Rewriter
 
 def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     """A ``custom_vjp_call``: its three programs rewritten, its rule kept."""
-    if rw.tap is not None:  # taps leave as extra results, which a derivative rule cannot have
-        return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "primal"))
+    if rw.tap is not None:
+        return _tapped(rw, eqn, operands, frame, index)
     programs = rw.derivatives.get((frame.path, index))
     if not isinstance(programs, VjpPrograms):
         return _without_rule(rw, eqn, operands, frame, index)
@@ -56,6 +56,23 @@ def custom_vjp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
 
     call.defvjp(fwd, bwd, symbolic_zeros=bool(refused))
     return call(*flat), {}
+
+
+def _tapped(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    """The function inlined: taps leave as extra results, which a derivative rule cannot have.
+
+    Under differentiation its rule runs instead, with products of its own. What these get, as far as
+    it needs no cotangents, can be tapped beside.
+    """
+    outs, taps = rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "primal"))
+    rule = rw.derivatives.get((frame.path, index)) if rw.tap_rules else None
+    if isinstance(rule, VjpPrograms):
+        taps |= rw.run(rule.fwd, operands, frame.enter(index, "fwd"))[1]
+    if isinstance(rule, JvpProgram):
+        avals = [eqn.invars[k].aval for k in rule.differentiable]
+        zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
+        taps |= rw.run(rule.jvp, [*operands, *zeros], frame.enter(index, "jvp"))[1]
+    return outs, taps
 
 
 def _taken(eqn: JaxprEqn, primals: tuple, refused: int) -> list:
@@ -106,7 +123,7 @@ def _flat_cotangents(rw: Rewriter, args: list, grads: dict[int, Any], first: int
 def custom_jvp(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
     """A ``custom_jvp_call``: both programs rewritten, its rule kept."""
     if rw.tap is not None:
-        return rw.run(eqn.params["call_jaxpr"], operands, frame.enter(index, "primal"))
+        return _tapped(rw, eqn, operands, frame, index)
     program = rw.derivatives.get((frame.path, index))
     if not isinstance(program, JvpProgram):
         return _without_rule(rw, eqn, operands, frame, index)

@@ -133,10 +133,10 @@ class Rewriter:
         derivatives: traced derivative rules, from the dataflow.
         operations: see `Operations`.
         rebuild: the rule of each higher-order primitive (`qpass.graph.rebuild.REBUILD`).
-        tap: called with ``(decision, eqn, operands, result)`` at each decided site; the pytree
-            that it returns, of `qpass.graph.merging.Sum`, `Max` and `Min`, comes back by call
-            path, merged over the runs of the site; stacked over those in a scan. None taps
-            nothing.
+        tap: called with ``(key, eqn, operands, result)`` at each decided site; the pytree that it
+            returns, of `qpass.graph.merging.Sum`, `Max` and `Min`, comes back by call path, merged
+            over the runs of the site; stacked over those in a scan. None taps nothing.
+        tap_rules: whether to tap also what derivative rules run in place of their function.
         notes: filled with ``(key, text)`` where a wrapped value had to be unwrapped.
         shared: sub-programs already rebuilt, so that call sites with the same decisions inside
             share one trace.
@@ -150,6 +150,7 @@ class Rewriter:
     operations: Operations
     rebuild: Mapping[str, Callable]
     tap: Callable | None = None
+    tap_rules: bool = False
     notes: list[tuple[Key, str]] = field(default_factory=list)
     shared: dict[Any, Callable] = field(default_factory=dict)
     savings: dict[int, Saving] = field(default_factory=dict)
@@ -209,9 +210,7 @@ class Rewriter:
         decision = self.decisions[key]
         fed = frame.feeds.get(str(key[1]))
         result = self.operations.contraction(decision, eqn, operands, fed)
-        taps = (
-            {} if self.tap is None else {tap_name(key): self.tap(decision, eqn, operands, result)}
-        )
+        taps = {} if self.tap is None else {tap_name(key): self.tap(key, eqn, operands, result)}
         name = frame.saving.name(eqn) if frame.saving else None
         return [result if name is None else checkpoint_name(result, name)], taps
 

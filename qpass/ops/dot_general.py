@@ -19,6 +19,7 @@ from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.sharded import product_of_codes
+from qpass.ops.static import whole_range
 from qpass.ops.straight_through import dequantize, straight_through
 from qpass_kernels import Kernel, Product
 
@@ -174,8 +175,8 @@ def _in_place(spec: DotSpec, x: jax.Array, fed: dict) -> QTensor:
 
 def _quantize_act(x: jax.Array, act: Quantizer, contract: tuple[int, ...], fed: dict) -> QTensor:
     """The activation quantized, with what its site is fed for that."""
-    del fed
-    return quantize(x, act, contract)
+    act, bounds = whole_range(act, fed.get("bounds", {}).get("act"), x.ndim)
+    return quantize(x, act, contract, bounds=bounds)
 
 
 def lay_out(spec: DotSpec, x_ndim: int, w: QTensor) -> Layout:

@@ -83,7 +83,8 @@ class QTensorOperations:
         if decision.afresh:
             w = self.unwrap(w)
         if not isinstance(w, QTensor):
-            w = fake_quantize_weight(w, on_the_fly(decision, eqn))
+            bounds = (fed or {}).get("bounds", {}).get("weight")
+            w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds)
         return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)
 
 

@@ -10,6 +10,9 @@ from jax import lax
 
 from qpass.errors import QuantizeError
 from qpass.numerics import QTensor, Quantizer, count_nonfinite, quantize
+from qpass.numerics.range_search import Mse, WeightedMse
+from qpass.numerics.ranges import PowerOfTwo, Range
+from qpass.ops.static import whole_range
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,59 @@ class Storage:
 
 # Jitted so that weights of one shape are traced once, however many layers there are.
 @partial(jax.jit, static_argnames="storage")
-def encode_weight(x: jax.Array, storage: Storage) -> QTensor:
-    """Quantize a leaf, contracted axes last in memory (K-minor), as every kernel reads it."""
-    return quantize(x, storage.quantizer, storage.contract, storage.separate, pack=True)
+def encode_weight(
+    x: jax.Array,
+    storage: Storage,
+    bounds: tuple[jax.Array, jax.Array] | None = None,
+    importance: jax.Array | None = None,
+) -> QTensor:
+    """Quantize a leaf, contracted axes last in memory (K-minor), as every kernel reads it.
+
+    Args:
+        x: the leaf.
+        storage: how.
+        bounds: scalars, its range where that is static.
+        importance: how much an error in each element counts, for ranges that weigh errors.
+    """
+    quantizer, bounds = whole_range(storage.quantizer, bounds, x.ndim)
+    contract, separate = storage.contract, storage.separate
+    return quantize(
+        x, quantizer, contract, separate, pack=True, importance=importance, bounds=bounds
+    )
 
 
 def stored_nbytes(aval: Any, storage: Storage) -> int:
     """Bytes of codes and scales of a leaf of this shape and dtype."""
+    return abstract_weight(aval, storage).nbytes
+
+
+def abstract_weight(aval: Any, storage: Storage) -> QTensor:
+    """What `encode_weight` gives for a leaf of this shape and dtype, without its arrays."""
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-    return jax.eval_shape(partial(encode_weight, storage=storage), x).nbytes
+    return jax.eval_shape(partial(encode_weight, storage=unweighted(storage)), x)
 
 
-def fake_quantize_weight(x: jax.Array, storage: Storage) -> QTensor:
+def unweighted(storage: Storage) -> Storage:
+    """The same with errors that all count alike, where its range weighs them by importance."""
+    plain = _unweighted(storage.quantizer.range)
+    return replace(storage, quantizer=storage.quantizer.ranged(plain))
+
+
+def _unweighted(how: Range) -> Range:
+    if isinstance(how, PowerOfTwo):
+        return replace(how, inner=_unweighted(how.inner))
+    return Mse(how.steps, how.least) if isinstance(how, WeightedMse) else how
+
+
+def fake_quantize_weight(
+    x: jax.Array, storage: Storage, bounds: tuple[jax.Array, jax.Array] | None = None
+) -> QTensor:
     """Quantize a float leaf inside a program; gradients go to ``x`` unchanged.
 
     The barrier makes codes and scales as opaque to the compiler as if they had come from outside,
     so that what follows is computed exactly as for a stored tensor.
     """
-    q = encode_weight(x, storage)
+    q = encode_weight(x, storage, bounds)
     return replace(lax.optimization_barrier(q), latent=x)
 
 
