@@ -1,16 +1,19 @@
-"""QTensor in files that `jax.export` writes."""
+"""QTensor and Packed in files that `jax.export` writes."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields
+from typing import Any
 
 import jax.numpy as jnp
 from jax import export
 
+from qpass.errors import QuantizeError
+from qpass.numerics.packing import Packed
 from qpass.numerics.qtensor import QTensor
-from qpass.numerics.qtypes import QTYPES, QType
-from qpass.numerics.scale_formats import FLOAT32
+from qpass.numerics.qtypes import QType
+from qpass.numerics.scale_formats import FORMATS
 
 
 def register_serialization() -> None:
@@ -22,29 +25,49 @@ def register_serialization() -> None:
     export.register_pytree_node_serialization(
         QTensor,
         serialized_name="qpass.QTensor",
-        serialize_auxdata=_pack,
-        deserialize_auxdata=_unpack,
+        serialize_auxdata=_write_tensor,
+        deserialize_auxdata=_read_tensor,
+    )
+    export.register_pytree_node_serialization(
+        Packed,
+        serialized_name="qpass.Packed",
+        serialize_auxdata=_write_packed,
+        deserialize_auxdata=_read_packed,
     )
 
 
-def _pack(meta: tuple) -> bytes:
+def _write_tensor(meta: tuple) -> bytes:
     qtype, dtype, groups, order = meta
-    return json.dumps([_type_fields(qtype), dtype.name, groups, order]).encode()
+    return json.dumps([_plain(qtype), dtype.name, groups, order]).encode()
 
 
-def _unpack(data: bytes) -> tuple:
-    fields, dtype, groups, order = json.loads(data)
-    return _as_type(*fields), jnp.dtype(dtype), tuple(map(tuple, groups)), tuple(order)
+def _read_tensor(data: bytes) -> tuple:
+    qtype, dtype, groups, order = json.loads(data)
+    return _qtype(qtype), jnp.dtype(dtype), tuple(map(tuple, groups)), tuple(order)
 
 
-def _type_fields(qtype: QType) -> list:
-    """Everything of a type but how its scales are stored, which only types of qpass choose."""
-    fields = (qtype.name, qtype.dtype.name, qtype.qmin, qtype.qmax, qtype.kind, qtype.packed)
-    return [*fields, qtype.table, qtype.block]
+def _plain(qtype: QType) -> dict[str, Any]:
+    """A type as what JSON knows; a format of scales by its name."""
+    if qtype.scale_format not in FORMATS:
+        raise QuantizeError(
+            f"Export {qtype} with scales in one of the formats of qpass; {qtype.scale_format} is "
+            f"another: {', '.join(map(str, FORMATS))}."
+        )
+    values = {field.name: getattr(qtype, field.name) for field in fields(qtype)}
+    return values | {"dtype": qtype.dtype.name, "scale_format": str(qtype.scale_format)}
 
 
-def _as_type(name: str, dtype: str, qmin: float, qmax: float, *rest) -> QType:
-    kind, packed, table, block = rest
-    known = {qtype.name: qtype.scale_format for qtype in QTYPES}
-    made = QType(name, jnp.dtype(dtype), qmin, qmax, kind, packed, tuple(table), block)
-    return replace(made, scale_format=known.get(name, FLOAT32))
+def _qtype(values: dict[str, Any]) -> QType:
+    forms = {str(form): form for form in FORMATS}
+    typed = {"dtype": jnp.dtype(values["dtype"]), "table": tuple(values["table"])}
+    return QType(**values | typed | {"scale_format": forms[values["scale_format"]]})
+
+
+def _write_packed(meta: tuple) -> bytes:
+    n, bits, dtype = meta
+    return json.dumps([n, bits, dtype.name]).encode()
+
+
+def _read_packed(data: bytes) -> tuple:
+    n, bits, dtype = json.loads(data)
+    return n, bits, jnp.dtype(dtype)

@@ -149,6 +149,12 @@ def find_qtype(name: str, qtypes: tuple[QType, ...] = QTYPES) -> QType:
     by_name = {qtype.name: qtype for qtype in qtypes}
     if name not in by_name:
         raise UnknownTypeError(
-            f"Name one of the quantized types; {name!r} is none: {did_you_mean(name, by_name)}"
+            f"Name one of the quantized types; {name!r} is none: {_meant(name, list(by_name))}"
         )
     return by_name[name]
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """Types that the name is a part of, as "fp8" is of many; else those that it resembles."""
+    longer = [other for other in known if name and name.casefold() in other.casefold()]
+    return did_you_mean(name, longer, cutoff=0) if longer else did_you_mean(name, known)
