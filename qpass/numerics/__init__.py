@@ -45,8 +45,17 @@ from qpass.numerics.quantize import find_range as find_range
 from qpass.numerics.quantize import find_scales as find_scales
 from qpass.numerics.quantize import quantize as quantize
 from qpass.numerics.quantizer import Quantizer as Quantizer
+from qpass.numerics.range_search import Mse as Mse
+from qpass.numerics.range_search import Snr as Snr
+from qpass.numerics.range_search import WeightedMse as WeightedMse
+from qpass.numerics.range_text import as_range as as_range
 from qpass.numerics.ranges import AbsMax as AbsMax
+from qpass.numerics.ranges import AbsMean as AbsMean
+from qpass.numerics.ranges import Fixed as Fixed
+from qpass.numerics.ranges import Percentile as Percentile
+from qpass.numerics.ranges import PowerOfTwo as PowerOfTwo
 from qpass.numerics.ranges import Range as Range
+from qpass.numerics.ranges import Rms as Rms
 from qpass.numerics.rounding import NEAREST as NEAREST
 from qpass.numerics.rounding import Stochastic as Stochastic
 from qpass.numerics.schemes import Scheme as Scheme
