@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 QMAX = {"int8": 127, "int4": 7, "fp8_e4m3": 448, "fp8_e5m2": 57344}
+QMIN = {"int8": -128, "int4": -8, "fp8_e4m3": -448, "fp8_e5m2": -57344}
 CODES = {
     "int8": np.int8,
     "int4": np.int8,
@@ -47,11 +48,21 @@ def scales(x, blocks, name):
     out = np.ones(counts(x.shape, blocks), np.float32)
     for index in np.ndindex(*out.shape):
         block = x[tuple(slice(i * b, (i + 1) * b) for i, b in zip(index, blocks, strict=True))]
-        amax = np.max(np.abs(block[np.isfinite(block)]), initial=0)
-        if amax >= np.finfo(np.float32).tiny:  # XLA takes subnormal float32 for zero.
-            scale = np.float32(amax) * np.float32(1 / QMAX[name])
-            out[index] = max(scale, np.finfo(np.float32).tiny)
+        out[index] = scale_of(block[np.isfinite(block)], name)
     return out
+
+
+def scale_of(block, name):
+    """The least scale with which nothing is clipped; negative to use the longer side of codes."""
+    tiny = np.finfo(np.float32).tiny
+    above, below = (np.max(side * block, initial=0) for side in (1, -1))
+    if max(above, below) < tiny:  # XLA takes subnormal float32 for zero.
+        return 1
+    larger, smaller = (np.float32(f(above, below)) for f in (max, min))
+    scale = larger * np.float32(1 / -QMIN[name])
+    if QMAX[name] < -QMIN[name]:
+        scale = max(scale, smaller * np.float32(1 / QMAX[name]))
+    return max(scale, tiny) * (-1 if above > below and QMAX[name] < -QMIN[name] else 1)
 
 
 def codes(x, scale, blocks, name):
@@ -60,7 +71,7 @@ def codes(x, scale, blocks, name):
         y = np.asarray(x, np.float32) * spread(np.float32(1) / scale, np.shape(x), blocks)
         if name.startswith("int"):
             y = np.rint(np.nan_to_num(y, nan=0, posinf=np.inf, neginf=-np.inf))
-        return np.clip(y, -QMAX[name], QMAX[name]).astype(CODES[name])
+        return np.clip(y, QMIN[name], QMAX[name]).astype(CODES[name])
 
 
 def values(q):
