@@ -8,14 +8,20 @@ scales there; "of the shape of the scales" means that along every axis.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import count_blocks
 
 type Reduction = Callable[..., jax.Array]
+type Elementwise = Callable[..., jax.Array]
+type Pair = tuple[jax.Array, jax.Array]
+
+_LARGE = 2**22
 
 
 def reduce_blocks(
@@ -39,6 +45,27 @@ def reduce_blocks(
     for axis in reversed(cut):
         x = op(_split_axis(x, axis, blocks[axis], fill), axis=axis + 1, initial=fill)
     return op(x, axis=shared, keepdims=True, initial=fill) if shared else x
+
+
+def extremes(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The least and the greatest of every block and 0.
+
+    The same as two calls of `reduce_blocks`. But those read an array that XLA CPU computes and
+    stores beforehand: in memory that is new every time, which takes longer than all else.
+
+    Args:
+        x: array without NaN.
+        blocks: one block size for each axis.
+
+    Returns:
+        two arrays of the dtype of x and the shape of the scales.
+    """
+    if x.ndim and blocks[-1] > 1:
+        return _in_one_pass(x, blocks)
+    if x.size >= _LARGE:
+        return _by_slices(x, blocks, jnp.minimum), _by_slices(x, blocks, jnp.maximum)
+    least, greatest = (reduce_blocks(x, blocks, op) for op in (jnp.min, jnp.max))
+    return jnp.minimum(least, 0), jnp.maximum(greatest, 0)
 
 
 def split_blocks(x: jax.Array, blocks: tuple[int, ...], fill: float = 0) -> jax.Array:
@@ -65,6 +92,35 @@ def cut_axes(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[int, ...]
     """The axes that are cut in groups: neither one scale for all nor one for each index."""
     pairs = enumerate(zip(shape, blocks, strict=True))
     return tuple(axis for axis, (n, block) in pairs if block != n and block != 1)
+
+
+def _in_one_pass(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """One reduction with two results, in whose loop XLA also computes its operand."""
+    parts, zero = split_blocks(x, blocks), np.zeros((), x.dtype)
+    return lax.reduce((parts, parts), (zero, zero), _widen, tuple(range(1, parts.ndim, 2)))
+
+
+def _widen(found: Pair, more: Pair) -> Pair:
+    return lax.min(found[0], more[0]), lax.max(found[1], more[1])
+
+
+def _by_slices(x: jax.Array, blocks: tuple[int, ...], op: Elementwise) -> jax.Array:
+    """Reduce axes before the last one, slice by slice.
+
+    XLA CPU reduces such an axis column by column. Of this it makes a loop along the rows; with more
+    than 8 slices in an expression it would store them. Several times the code to compile, which
+    only large arrays repay.
+    """
+    shape = tuple(map(count_blocks, x.shape, blocks))
+    x = split_blocks(x, blocks)
+    for axis in range(1, x.ndim, 2):
+        while (n := x.shape[axis]) > 1:
+            parts = _split_axis(x, axis, min(n, 8), 0)
+            slices = (
+                lax.index_in_dim(parts, i, axis + 1, keepdims=False) for i in range(min(n, 8))
+            )
+            x = lax.optimization_barrier(reduce(op, slices))
+    return op(x.reshape(shape), 0)
 
 
 def _split_axis(x: jax.Array, axis: int, block: int, fill: float) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qpass.numerics.blocks import reduce_blocks
+from qpass.numerics.blocks import extremes, reduce_blocks
 
 type Bounds = tuple[jax.Array, jax.Array]
 
@@ -38,9 +38,7 @@ class Sample:
 
     def extremes(self) -> Bounds:
         """The least and the greatest finite value of each block and 0."""
-        least = reduce_blocks(self.values, self.blocks, jnp.min)
-        greatest = reduce_blocks(self.values, self.blocks, jnp.max)
-        return jnp.minimum(least, 0), jnp.maximum(greatest, 0)
+        return extremes(self.values, self.blocks)
 
 
 class Range:
