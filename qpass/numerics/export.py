@@ -58,9 +58,10 @@ def _plain(qtype: QType) -> dict[str, Any]:
 
 
 def _qtype(values: dict[str, Any]) -> QType:
-    forms = {str(form): form for form in FORMATS}
-    typed = {"dtype": jnp.dtype(values["dtype"]), "table": tuple(values["table"])}
-    return QType(**values | typed | {"scale_format": forms[values["scale_format"]]})
+    forms: dict[str, Any] = {str(form): form for form in FORMATS}
+    values["dtype"], values["table"] = jnp.dtype(values["dtype"]), tuple(values["table"])
+    values["scale_format"] = forms[values["scale_format"]]
+    return QType(**values)
 
 
 def _write_packed(meta: tuple) -> bytes:
