@@ -23,6 +23,7 @@ from qpass.errors import RuleError as RuleError
 from qpass.errors import UnknownDialectError as UnknownDialectError
 from qpass.errors import UnknownTypeError as UnknownTypeError
 from qpass.modules import TransformedModule as TransformedModule
+from qpass.nonfinite import NonFinite as NonFinite
 from qpass.numerics import AbsMax as AbsMax
 from qpass.numerics import AbsMean as AbsMean
 from qpass.numerics import Dialect as Dialect

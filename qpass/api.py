@@ -43,9 +43,10 @@ def transform(
             bits of that library.
 
     Returns:
-        a `Transformed`: a callable with the signature of ``fn``, and `plan`, `quantize` and
-        `compare`. For a model object a `TransformedModule`, which has these too and is a pytree
-        with the object's leaves; for a Flax NNX module an NNX module that shares its Variables.
+        a `Transformed`: a callable with the signature of ``fn``, and `plan`, `quantize`, `compare`
+        and `nonfinite`. For a model object a `TransformedModule`, which has these too and is a
+        pytree with the object's leaves; for a Flax NNX module an NNX module that shares its
+        Variables.
 
     Raises:
         CallError: ``fn`` cannot be called.
@@ -69,8 +70,8 @@ def jit(fn: Callable | None = None, *, rules: Any = None, **options: Any) -> Any
             ``dialect``) and of `jax.jit` (``static_argnums``, ``donate_argnums``, …).
 
     Returns:
-        a `Jitted`: what `jax.jit` returns, with `plan`, `quantize` and `compare` of `Transformed`
-        added; Flax NNX objects among the arguments are updated as under `nnx.jit`.
+        a `Jitted`: what `jax.jit` returns, with `plan`, `quantize`, `compare` and `nonfinite` of
+        `Transformed` added; Flax NNX objects among the arguments are updated as under `nnx.jit`.
 
     Raises:
         CallError: no rules, or a model object instead of a function.

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Mapping
 from types import MethodType
 from typing import Any
 
@@ -15,8 +16,8 @@ class Jitted:
     """A jitted function with its contractions quantized by rules.
 
     Has all that `jax.jit` gives its functions (``lower``, ``trace``, ``eval_shape``, …), and
-    `plan`, `quantize` and `compare` of `Transformed`. Flax NNX objects among the arguments are
-    updated as under `nnx.jit`.
+    `plan`, `quantize`, `compare` and `nonfinite` of `Transformed`. Flax NNX objects among the
+    arguments are updated as under `nnx.jit`.
 
     Args:
         fn: the transformed function.
@@ -32,6 +33,12 @@ class Jitted:
         self.plan = fn.plan
         self.quantize = fn.quantize
         self.compare = fn.compare
+        self.capture = fn.capture
+        self.nonfinite = fn.nonfinite
+
+    def with_ranges(self, ranges: Mapping[str, Any]) -> "Jitted":
+        """The same with these ranges for static operands: see `Transformed.with_ranges`."""
+        return Jitted(self._fn.with_ranges(ranges), self._options)
 
     @functools.cached_property
     def _stateful(self) -> Any:

@@ -21,6 +21,7 @@ from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
 from qpass.integrations.boundary import Boundary, enter, explain_update
+from qpass.nonfinite import NonFinite, nonfinite
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
@@ -168,6 +169,18 @@ class Transformed:
         """
         with self._enter(args, kwargs) as (boundary, call):
             return compare(self._plan(call, boundary), call)
+
+    def nonfinite(self, *args: Any, **kwargs: Any) -> NonFinite:
+        """Where NaN and infinities enter the quantized program, for these arguments.
+
+        Every product is looked at, quantized or not, before its operands are quantized. It is a
+        run for finding mistakes: slower than a call, and outside of `jax.jit`.
+
+        Raises:
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return nonfinite(self._compile(call, boundary).plan, call, self.given)
 
     @contextmanager
     def _enter(self, args: tuple, kwargs: dict) -> Iterator[tuple[Boundary, Call]]:

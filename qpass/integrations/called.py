@@ -1,5 +1,6 @@
 """What a transformed model object does, whichever framework its class is of."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 
@@ -18,8 +19,20 @@ class Call(Protocol):
         """The object with quantized weights."""
         ...
 
+    def capture(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Statistics of a call."""
+        ...
+
+    def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
+        """The same with ranges for static operands."""
+        ...
+
     def compare(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Errors of a call."""
+        ...
+
+    def nonfinite(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Values of a call that are not finite."""
         ...
 
 
@@ -49,6 +62,22 @@ class CalledModule:
         """The same with every stored weight as a QTensor: see `qpass.Transformed.quantize`."""
         return type(self)(self.call.quantize(self.module, *args, **kwargs), self.call)
 
+    def capture(self, *args: Any, **kwargs: Any) -> Any:
+        """Statistics of what the quantized products get: see `qpass.Transformed.capture`."""
+        return self.call.capture(self.module, *args, **kwargs)
+
+    def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
+        """The same with ranges for static operands: see `qpass.Transformed.with_ranges`.
+
+        They belong to the structure of this object, not to its leaves: nothing that updates a model
+        updates them.
+        """
+        return type(self)(self.module, self.call.with_ranges(ranges))
+
     def compare(self, *args: Any, **kwargs: Any) -> Any:
         """Error of every quantized site against float: see `qpass.Transformed.compare`."""
         return self.call.compare(self.module, *args, **kwargs)
+
+    def nonfinite(self, *args: Any, **kwargs: Any) -> Any:
+        """Where NaN and infinities enter: see `qpass.Transformed.nonfinite`."""
+        return self.call.nonfinite(self.module, *args, **kwargs)
