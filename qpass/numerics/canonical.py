@@ -34,54 +34,104 @@ class Operand(NamedTuple):
 
 
 def canonical(
-    q: QTensor, batch: tuple[int, ...], free: tuple[int, ...], contract: tuple[int, ...]
+    q: QTensor,
+    batch: tuple[int, ...],
+    free: tuple[int, ...],
+    contract: tuple[int, ...],
+    cuts: tuple[int, ...] | None = None,
 ) -> Operand:
     """A tensor as an operand: each list of logical axes is flattened to one, in the order given.
 
     Nothing moves when codes lie in that order already. The contracted axis that is cut in groups is
     padded with zero codes up to whole groups (see `padded`). Scales are repeated along axes that
     share one.
+
+    Args:
+        q: the tensor.
+        batch, free, contract: logical axes.
+        cuts: how many neighbours are to share a scale along each contracted axis, 0 where all do:
+            what `common_cuts` gives for both operands, so that they are cut alike. None: as q is.
     """
     q = layout.plain(q)
     batch, free, contract = (tuple(a % q.ndim for a in axes) for axes in (batch, free, contract))
+    cuts = cuts_of(q, contract) if cuts is None else cuts
     perm = tuple(q.physical(axis) for axis in (*batch, *free, *contract))
-    outer = contract[: max(_last_cut(q, contract), 0)]
+    wanted = dict.fromkeys((*batch, *free), 1) | _wanted(q, contract, cuts)
 
     def flat_scale(scale: jax.Array) -> jax.Array:
-        own = layout.per_index(q, (*batch, *free, *outer), scale)
+        own = _finer(q, scale, wanted)
         return _flatten(lax.transpose(own, perm), len(batch), len(free))
 
     codes, unit, shift = kernel_codes(q.codes, q.qtype)
     scale = flat_scale(q.scale)
     zero = None if q.zero is None else flat_scale(q.zero).astype(jnp.float32) - shift
-    sizes = (*pick(q.shape, batch), *pick(q.shape, free), *padded(q, contract))
+    sizes = (*pick(q.shape, batch), *pick(q.shape, free), *padded(q, contract, cuts))
     codes = _flatten(_pad(lax.transpose(codes, perm), sizes), len(batch), len(free))
     group = max(codes.shape[2] // max(scale.shape[2], 1), 1)
     return Operand(codes, scale if unit == 1 else scale * unit, zero, group)
 
 
-def padded(q: QTensor, contract: tuple[int, ...]) -> tuple[int, ...]:
+def padded(
+    q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
     """Sizes of the contracted axes in `canonical`: whole groups along the axis that is cut.
 
     The other operand has to be padded with zeros alike; then every group of K lies in one scale.
     """
     contract = tuple(a % q.ndim for a in contract)
-    cut = _last_cut(q, contract)
+    cuts = cuts_of(q, contract) if cuts is None else cuts
     sizes = list(pick(q.shape, contract))
-    if cut >= 0:
-        axis = contract[cut]
-        sizes[cut] = q.scale.shape[q.physical(axis)] * q.blocks[axis]
+    last = _last(cuts)
+    if last >= 0:
+        sizes[last] = -(-sizes[last] // cuts[last]) * cuts[last]
     return tuple(sizes)
 
 
-def _last_cut(q: QTensor, contract: tuple[int, ...]) -> int:
-    """The place in `contract` of the last axis with more than one scale, or -1.
+def cuts_of(q: QTensor, contract: tuple[int, ...]) -> tuple[int, ...]:
+    """How many neighbours share a scale along each of those axes; 0 where all of them do."""
+    counts = (q.scale.shape[q.physical(axis)] for axis in contract)
+    return tuple(
+        0 if count == 1 else q.blocks[axis] for axis, count in zip(contract, counts, strict=True)
+    )
+
+
+def common_cuts(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The longest cuts that have a place wherever one of the two has one."""
+    return tuple(math.gcd(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _last(cuts: tuple[int, ...]) -> int:
+    """The place of the last axis with more than one scale, or -1.
 
     All axes after it share, so that they lie inside one group of the flattened axis; those before
     it get a scale for each index.
     """
-    cuts = [i for i, axis in enumerate(contract) if q.scale.shape[q.physical(axis)] > 1]
-    return cuts[-1] if cuts else -1
+    return max((place for place, cut in enumerate(cuts) if cut), default=-1)
+
+
+def _wanted(q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...]) -> dict[int, int]:
+    """How many neighbours are to share a scale, by axis; nothing where one scale serves them all.
+
+    A tensor without any scales along the contracted axes keeps it so, however the other is cut.
+    """
+    last = _last(cuts)
+    if last < 0 or not any(cuts_of(q, contract)):
+        return {}
+    return dict.fromkeys(contract[:last], 1) | {contract[last]: cuts[last]}
+
+
+def _finer(q: QTensor, scale: jax.Array, wanted: dict[int, int]) -> jax.Array:
+    """Scales (or zero points) repeated so that no more than `wanted` neighbours share one."""
+    for logical, block in wanted.items():
+        axis, n = q.physical(logical), q.shape[logical]
+        count = -(-n // block)
+        if scale.shape[axis] == 1:
+            sizes = (*scale.shape[:axis], count, *scale.shape[axis + 1 :])
+            scale = jnp.broadcast_to(scale, sizes)
+        elif q.blocks[logical] != block:
+            scale = jnp.repeat(scale, q.blocks[logical] // block, axis)
+            scale = lax.slice_in_dim(scale, 0, count, axis=axis)
+    return scale
 
 
 def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:

@@ -184,17 +184,27 @@ class QTensor:
         return tuple(sorted((a % self.ndim for a in axes), key=self.physical))
 
     def canonical(
-        self, batch: Sequence[int], free: Sequence[int], contract: Sequence[int]
+        self,
+        batch: Sequence[int],
+        free: Sequence[int],
+        contract: Sequence[int],
+        cuts: tuple[int, ...] | None = None,
     ) -> Operand:
         """The tensor as a kernel's operand: each list of logical axes flattened to one, in order.
 
         See `qpass.numerics.canonical`. K is padded with zero codes where `padded` says so.
         """
-        return canonical.canonical(self, tuple(batch), tuple(free), tuple(contract))
+        return canonical.canonical(self, tuple(batch), tuple(free), tuple(contract), cuts)
 
-    def padded(self, contract: Sequence[int]) -> tuple[int, ...]:
+    def cuts(self, contract: Sequence[int]) -> tuple[int, ...]:
+        """How many neighbours share a scale along each of those axes; 0 where all of them do."""
+        return canonical.cuts_of(self, tuple(contract))
+
+    def padded(
+        self, contract: Sequence[int], cuts: tuple[int, ...] | None = None
+    ) -> tuple[int, ...]:
         """Sizes that `canonical` pads the contracted axes to, so that groups do not straddle."""
-        return canonical.padded(self, tuple(contract))
+        return canonical.padded(self, tuple(contract), cuts)
 
     def check(self, path: str = "") -> None:
         """Hold the arrays against the metadata.
