@@ -88,14 +88,31 @@ def encode(
         QuantizeError: stochastic rounding without a key.
     """
     qtype = quantizer.qtype
+    y = places(x, scale, zero, blocks, quantizer, key)
+    y = jnp.clip(y, *quantizer.spoken.limits(qtype, quantizer.symmetric))
+    return encode_table(y, qtype) if qtype.kind == "table" else y.astype(qtype.dtype)
+
+
+def places(
+    x: jax.Array,
+    scale: jax.Array,
+    zero: jax.Array | None,
+    blocks: tuple[int, ...],
+    quantizer: Quantizer,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Where x lies among the codes, before it is clipped to them; arguments as of `encode`.
+
+    Returns:
+        float32 array of the shape of x: codes of integer types that may lie beyond the range, and
+        numbers that a cast or a look-up still has to round of other types.
+    """
+    qtype = quantizer.qtype
     y = _quotient(x, scale, blocks, quantizer.spoken)
     if qtype.kind == "float" and not qtype.has_nan:
         y = jnp.where(jnp.isnan(y), 0, y)
     y = round_codes(y, qtype, quantizer.rounding, key)
-    if zero is not None:
-        y = y + expand(zero, x.shape, blocks)
-    y = jnp.clip(y, *quantizer.spoken.limits(qtype, quantizer.symmetric))
-    return encode_table(y, qtype) if qtype.kind == "table" else y.astype(qtype.dtype)
+    return y if zero is None else y + expand(zero, x.shape, blocks)
 
 
 def decode(

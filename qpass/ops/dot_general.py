@@ -5,7 +5,7 @@ multiplied by the weight's codes ``[B, N, K]`` in a kernel. Backward: straight-t
 for the gradients are ordinary ``dot_general`` on the values that the forward used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
+from qpass.numerics.clipping import in_range
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.sharded import product_of_codes
 from qpass.ops.static import whole_range
@@ -79,8 +80,11 @@ def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: Any = None) -> j
         w: the weight; its latent float array, if any, receives the weight's gradient.
         fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
+    fed = lax.stop_gradient(fed or {})
+    if spec.act is not None and spec.act.is_masked:
+        x = _without_clipped(spec, x, w, fed)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
-    arrays, tree = jax.tree.flatten((lax.stop_gradient(fed or {}), w))
+    arrays, tree = jax.tree.flatten((fed, w))
     return _dot((spec, tree), x, *arrays)
 
 
@@ -138,17 +142,30 @@ def _float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
 
 def _seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """``x`` as the forward product saw it: quantized and back, in its own layout."""
-    if spec.act is None:
-        return x
+    return x if spec.act is None else straight_through(_as_quantized(_value, spec, x, w, fed), x)
+
+
+def _without_clipped(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
+    """``x``, through which no gradient flows where its quantizer clips it."""
+    return jnp.where(_as_quantized(in_range, spec, x, w, fed), x, lax.stop_gradient(x))
+
+
+def _value(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
+    return q.dequantize()
+
+
+def _as_quantized(ask: Callable, spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
+    """What ``ask(x, q, quantizer)`` says of each element, in the layout of ``x``."""
+    assert spec.act is not None
     if spec.sharding is not None:
-        return straight_through(_in_place(spec, x, fed).dequantize(), x)
+        return ask(x, _in_place(spec, x, fed), spec.act)
     layout = lay_out(spec, x.ndim, w)
-    flat = _canonical_float(x, layout, w.padded(layout.w_contract))
+    sizes = w.padded(layout.w_contract)
+    flat = _canonical_float(x, layout, sizes)
     group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract).group
-    act = _quantize_act(flat, _act_quantizer(spec.act, flat, group), (2,), fed)
-    value = act.dequantize()
-    seen = _uncanonical_float(value, layout, x.shape, w.padded(layout.w_contract))
-    return straight_through(seen, x)
+    act = _act_quantizer(spec.act, flat, group)
+    said = ask(flat, _quantize_act(flat, act, (2,), fed), act)
+    return _uncanonical_float(said, layout, x.shape, sizes)
 
 
 def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:

@@ -4,8 +4,11 @@ Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" 
 """
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
-from qpass.numerics import QTensor
+from qpass.numerics import QTensor, Quantizer
+from qpass.numerics.clipping import in_range
 
 
 @jax.custom_jvp
@@ -26,3 +29,19 @@ def dequantize(q: QTensor) -> jax.Array:
     """
     value = q.dequantize()
     return value if q.latent is None else straight_through(value, q.latent)
+
+
+def without_clipped(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
+    """``x``, through which no gradient flows where a masked quantizer clips it.
+
+    The value is ``x`` itself in any case, so that the compiler drops the mask where nothing is
+    differentiated.
+
+    Args:
+        x: the float array.
+        q: what it is quantized to.
+        quantizer: by what.
+    """
+    if not quantizer.is_masked:
+        return x
+    return jnp.where(in_range(x, q, quantizer), x, lax.stop_gradient(x))

@@ -13,6 +13,7 @@ from qpass.numerics import QTensor, Quantizer, count_nonfinite, quantize
 from qpass.numerics.range_search import Mse, WeightedMse
 from qpass.numerics.ranges import PowerOfTwo, Range
 from qpass.ops.static import whole_range
+from qpass.ops.straight_through import without_clipped
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ def _unweighted(how: Range) -> Range:
 def fake_quantize_weight(
     x: jax.Array, storage: Storage, bounds: tuple[jax.Array, jax.Array] | None = None
 ) -> QTensor:
-    """Quantize a float leaf inside a program; gradients go to ``x`` unchanged.
+    """Quantize a float leaf inside a program; gradients go to ``x``, straight or masked.
 
     The barrier makes codes and scales as opaque to the compiler as if they had come from outside,
     so that what follows is computed exactly as for a stored tensor.
     """
-    q = encode_weight(x, storage, bounds)
-    return replace(lax.optimization_barrier(q), latent=x)
+    q = lax.optimization_barrier(encode_weight(x, storage, bounds))
+    return replace(q, latent=without_clipped(x, q, storage.quantizer))
 
 
 def enter_program(values: Sequence[Any], storage: Mapping[int, Storage]) -> list[Any]:
