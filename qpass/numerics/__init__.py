@@ -1,9 +1,12 @@
 """The wing that knows numbers and no programs: types, granularities, formulas, QTensor."""
 
 from qpass.numerics.canonical import Operand as Operand
+from qpass.numerics.dialects import AQT as AQT
 from qpass.numerics.dialects import DIALECTS as DIALECTS
 from qpass.numerics.dialects import QPASS as QPASS
 from qpass.numerics.dialects import QWIX as QWIX
+from qpass.numerics.dialects import TORCHAO as TORCHAO
+from qpass.numerics.dialects import TORCHAO_INTX as TORCHAO_INTX
 from qpass.numerics.dialects import Dialect as Dialect
 from qpass.numerics.dialects import as_dialect as as_dialect
 from qpass.numerics.export import register_serialization

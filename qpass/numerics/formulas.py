@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from qpass.numerics import half_bytes
 from qpass.numerics.blocks import expand
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
@@ -90,7 +91,7 @@ def encode(
     qtype = quantizer.qtype
     y = places(x, scale, zero, blocks, quantizer, key)
     y = jnp.clip(y, *quantizer.spoken.limits(qtype, quantizer.symmetric))
-    return encode_table(y, qtype) if qtype.kind == "table" else y.astype(qtype.dtype)
+    return encode_table(y, qtype) if qtype.kind == "table" else half_bytes.cast(y, qtype.dtype)
 
 
 def places(
@@ -107,12 +108,16 @@ def places(
         float32 array of the shape of x: codes of integer types that may lie beyond the range, and
         numbers that a cast or a look-up still has to round of other types.
     """
-    qtype = quantizer.qtype
-    y = _quotient(x, scale, blocks, quantizer.spoken)
+    qtype, dialect = quantizer.qtype, quantizer.spoken
+    y = _quotient(x, scale, blocks, dialect)
     if qtype.kind == "float" and not qtype.has_nan:
         y = jnp.where(jnp.isnan(y), 0, y)
+    spread = None if zero is None else expand(zero, x.shape, blocks)
+    if spread is not None and dialect.zero_first:
+        kept = dialect.quotient_precision(x.dtype)
+        y = _rounded(jnp.where(jnp.isnan(y), 0, y) + spread, kept)
     y = round_codes(y, qtype, quantizer.rounding, key)
-    return y if zero is None else y + expand(zero, x.shape, blocks)
+    return y if spread is None or dialect.zero_first else y + spread
 
 
 def decode(
@@ -171,36 +176,69 @@ def _symmetric(
     below, above = qtype.middle - qtype.qmin, qtype.qmax - qtype.middle
     amax = jnp.maximum(-lo, hi)
     if not (dialect.signed and qtype.kind == "int" and below > above):
-        scale = _rounded(amax * _inverse(np.float32(dialect.bound(qtype)), kept), kept)
-        return dialect.guard(amax, scale, kept)
+        if dialect.of_zeros:
+            amax = jnp.where(amax == 0, dialect.of_zeros, amax)
+        scale = _parted(amax, dialect.bound(qtype), qtype, dialect, kept)
+        return dialect.guard(amax, scale, kept, True)
     rest = jnp.minimum(-lo, hi)
     scale = jnp.maximum(amax * np.float32(1 / below), rest * np.float32(1 / above))
-    scale = dialect.guard(amax, scale, kept)
+    scale = dialect.guard(amax, scale, kept, True)
     return jnp.where(hi > -lo, -scale, scale)
 
 
 def _asymmetric(lo: jax.Array, hi: jax.Array, quantizer: Quantizer, kept: np.dtype) -> Parameters:
     """`scale = (hi - lo) / (qmax - qmin)` over a range that holds 0; `zero = qmin - lo / scale`.
 
-    Rounded before `qmin` is added, as codes are before the zero point is (NUMERICS of torchao's
-    affine quantization). Halves, so that the span of the widest range does not overflow.
+    Rounded before `qmin` is added where codes are rounded before the zero point is.
     """
-    qtype = quantizer.qtype
+    qtype, dialect = quantizer.qtype, quantizer.spoken
     lo, hi = jnp.minimum(lo, 0), jnp.maximum(hi, 0)
-    half = _rounded(hi * 0.5 - lo * 0.5, kept)
-    scale = _rounded(half * _inverse(np.float32((qtype.qmax - qtype.qmin) / 2), kept), kept)
-    scale = quantizer.range.rescale(quantizer.spoken.guard(half, scale, kept))
-    zero = jnp.rint(_rounded(-lo * _inverse(scale, kept), kept)) + qtype.qmin
+    half = _half_span(lo, hi, kept)
+    scale = _parted(half, (qtype.qmax - qtype.qmin) / 2, qtype, dialect, kept)
+    scale = quantizer.range.rescale(dialect.guard(half, scale, kept, False))
+    if dialect.true_scales or dialect.divides:
+        below = _rounded(-lo / scale, kept)
+    else:
+        below = _rounded(-lo * _inverse(scale, kept), kept)
+    if dialect.zero_first:
+        zero = jnp.rint(_rounded(below + qtype.qmin, kept))
+    else:
+        zero = jnp.rint(below) + qtype.qmin
     return scale, jnp.clip(zero, qtype.qmin, qtype.qmax)
+
+
+def _half_span(lo: jax.Array, hi: jax.Array, kept: np.dtype) -> jax.Array:
+    """`(hi - lo) / 2`, whose rounding to `kept` is that of `hi - lo`; finite.
+
+    In float32 the span of the widest range would overflow, half of it does not.
+    """
+    half = hi * 0.5 - lo * 0.5
+    if kept == jnp.float32:
+        return half
+    return jnp.minimum(_rounded(half * 2, kept), float(jnp.finfo(kept).max)) * 0.5
+
+
+def _parted(
+    span: jax.Array, steps: float, qtype: QType, dialect: Dialect, kept: np.dtype
+) -> jax.Array:
+    """`span / steps`: the scale with which that many steps reach over the span."""
+    if dialect.true_scales:
+        # XLA makes a product of a division by one number wherever it can tell that it is one, under
+        # vmap even behind an optimization barrier. It does keep a number times 0.
+        return _rounded(span / (span * 0 + steps), kept)
+    wide = dialect.wide_floats and qtype.kind == "float"
+    inverse = _inverse(np.float32(steps), jnp.dtype(jnp.float32) if wide else kept)
+    return _rounded(span * inverse, kept)
 
 
 def _quotient(
     x: jax.Array, scale: jax.Array, blocks: tuple[int, ...], dialect: Dialect
 ) -> jax.Array:
-    kept = dialect.precision(x.dtype)
+    kept = dialect.quotient_precision(x.dtype)
     if dialect.divides and scale.shape == x.shape:
         return _rounded(as_f32(x) / scale, kept)
-    return _rounded(as_f32(x) * expand(_inverse(scale, kept), x.shape, blocks), kept)
+    inverse = _inverse(scale, kept) if dialect.divides else _reciprocal(scale, dialect, kept)
+    return _rounded(as_f32(x) * expand(inverse, x.shape, blocks), kept)
 
 
 def _rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
@@ -208,6 +246,12 @@ def _rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
     if dtype == jnp.bfloat16:
         return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
     return as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
+
+
+def _reciprocal(scale: jax.Array, dialect: Dialect, kept: np.dtype) -> jax.Array:
+    """`1 / scale`, rounded; 1 where a dialect lets scales become too small to have one."""
+    inverse = _rounded(1 / scale, kept)
+    return jnp.where(jnp.isinf(inverse), 1, inverse) if dialect.of_zeros else inverse
 
 
 def _inverse(y: Any, dtype: np.dtype) -> Any:

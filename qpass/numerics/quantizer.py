@@ -127,7 +127,8 @@ class Quantizer(Choices):
         is_static: whether the range comes from a capture.
 
     Raises:
-        RuleError: an asymmetric quantizer of a type that is no integer type.
+        RuleError: an asymmetric quantizer of a type that is no integer type, or something that the
+            dialect does not have.
     """
 
     qtype: QType
@@ -142,6 +143,7 @@ class Quantizer(Choices):
     def __post_init__(self) -> None:
         if not self.symmetric:
             self.qtype.check_asymmetric()
+        self.spoken.check(self.qtype, self.symmetric)
 
     def as_quantizer(self) -> Quantizer:
         """Itself."""
