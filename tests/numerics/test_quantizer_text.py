@@ -34,11 +34,13 @@ GRANULARITIES = st.one_of(
 @st.composite
 def quantizers(draw):
     qtype = draw(st.sampled_from(QTYPES))
+    dialect = draw(st.none() | st.sampled_from([d for d in DIALECTS if qtype.kind in d.kinds]))
+    centred = qtype.kind != "int" or not (dialect or QPASS).asymmetric
     return Quantizer(
         qtype,
         draw(GRANULARITIES),
-        draw(st.none() | st.sampled_from(DIALECTS)),
-        qtype.kind != "int" or draw(st.booleans()),
+        dialect,
+        centred or draw(st.booleans()),
         draw(st.just(AbsMax()) | RANGES | st.builds(PowerOfTwo, RANGES)),
         draw(st.just(NEAREST) | st.builds(Stochastic, st.none() | st.integers(1, 16))),
         draw(st.sampled_from([None, "masked"])),
