@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from qpass.errors import QuantizeError
+from qpass.numerics import half_bytes
 from qpass.numerics.axes import trim_order
 from qpass.numerics.blocks import cut_axes, reduce_blocks
 from qpass.numerics.formulas import as_f32, decode, encode, parameters
@@ -74,27 +75,22 @@ def quantize(
     """
     _check(x, quantizer, bounds)
     blocks = block_sizes(x.shape, quantizer.granularity, contract, separate)
+    x, importance, bounds = lax.stop_gradient((x, importance, bounds))
+    lo, hi = bounds or find_range(x, blocks, quantizer, importance)
+    found = find_scales(lo, hi, quantizer, x.dtype, tuple(axis % x.ndim for axis in separate))
+    codes = encode(x, found.value, found.zero, blocks, quantizer, key)
     order = _packed_order(x.ndim, contract, separate) if pack else tuple(range(x.ndim))
-    x = _in_order(x, order)
-    physical = tuple(blocks[axis] for axis in order)
-    if bounds is None:
-        weights = None if importance is None else _in_order(importance, order)
-        lo, hi = find_range(x, physical, quantizer, weights)
-    else:
-        lo, hi = (_in_order(bound, order) for bound in bounds)
-    outer_axes = tuple(order.index(axis % x.ndim) for axis in separate)
-    found = find_scales(lo, hi, quantizer, x.dtype, outer_axes)
-    codes = encode(x, found.value, found.zero, physical, quantizer, key)
+    codes = half_bytes.transpose(codes, order)
     qtype = quantizer.qtype
     return QTensor(
         codes=pack_bits(codes, qtype.packed) if pack and qtype.packed and x.ndim else codes,
-        scale=found.stored,
-        zero=_as_codes(found.zero, quantizer),
-        outer=found.outer,
+        scale=lax.transpose(found.stored, order),
+        zero=_in_order(_as_codes(found.zero, quantizer), order),
+        outer=_in_order(found.outer, order),
         latent=None,
         qtype=qtype,
         dtype=jnp.dtype(x.dtype),
-        groups=_groups(x.shape, physical, order),
+        groups=_groups(x.shape, blocks),
         order=trim_order(order),
     )
 
@@ -138,10 +134,9 @@ def find_scales(
         outer_axes: axes along which a factor of all scales is not shared.
     """
     scale, zero = parameters(lo, hi, quantizer, dtype)
-    made = quantizer.qtype.scale_format
-    amax = jnp.maximum(-lo, hi)
-    stored, outer = made.make(scale, amax, quantizer.qtype, outer_axes)
-    return Scales(stored, outer, zero, made.read(stored, outer))
+    form = quantizer.scale_format(dtype)
+    stored, outer = form.make(scale, jnp.maximum(-lo, hi), quantizer.qtype, outer_axes)
+    return Scales(stored, outer, zero, form.read(stored, outer))
 
 
 def _round_trip(
@@ -166,8 +161,8 @@ def _check(x: jax.Array, quantizer: Quantizer, bounds: Bounds | None) -> None:
         raise QuantizeError(f"Give the range that {quantizer} is to cover: it is static.")
 
 
-def _in_order(array: jax.Array, order: tuple[int, ...]) -> jax.Array:
-    return lax.transpose(lax.stop_gradient(array), order)
+def _in_order(array: jax.Array | None, order: tuple[int, ...]) -> jax.Array | None:
+    return None if array is None else lax.transpose(array, order)
 
 
 def _as_codes(zero: jax.Array | None, quantizer: Quantizer) -> jax.Array | None:
@@ -177,11 +172,8 @@ def _as_codes(zero: jax.Array | None, quantizer: Quantizer) -> jax.Array | None:
     )
 
 
-def _groups(
-    shape: tuple[int, ...], blocks: tuple[int, ...], order: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
-    pairs = [(order[axis] - len(order), blocks[axis]) for axis in cut_axes(shape, blocks)]
-    return tuple(sorted(pairs))
+def _groups(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((axis - len(shape), blocks[axis]) for axis in cut_axes(shape, blocks))
 
 
 def _packed_order(ndim: int, contract: tuple[int, ...], separate: tuple[int, ...]):

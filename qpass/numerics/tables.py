@@ -21,6 +21,8 @@ import ml_dtypes
 import numpy as np
 from jax import lax
 
+from qpass.numerics import half_bytes
+
 if TYPE_CHECKING:
     from qpass.numerics.qtypes import QType
 
@@ -89,8 +91,7 @@ def encode_table(y: jax.Array, qtype: QType) -> jax.Array:
     rank = jnp.asarray(sum((y > edge).astype(jnp.uint8) for edge in last))
     if order != tuple(range(len(order))):
         rank = decode_values(rank, order).astype(jnp.uint8)
-    # The barrier keeps the search vectorized, which a cast to half bytes in the same loop is not.
-    return lax.optimization_barrier(rank).astype(qtype.dtype)
+    return half_bytes.cast(rank, qtype.dtype)
 
 
 def decode_table(indices: jax.Array, qtype: QType) -> jax.Array:
