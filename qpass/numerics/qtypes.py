@@ -10,7 +10,7 @@ import numpy as np
 from qpass.errors import RuleError, UnknownTypeError
 from qpass.numerics.granularity import PerChannel, PerGroup
 from qpass.numerics.quantizer import Choices, Quantizer
-from qpass.numerics.scale_formats import E4M3_GLOBAL, E8M0_RCEIL, FLOAT32, ScaleFormat
+from qpass.numerics.scale_formats import E4M3_GLOBAL, E8M0, E8M0_RCEIL, FLOAT32, ScaleFormat
 from qpass.numerics.tables import FP6_E2M3, NF4
 from qpass.suggest import did_you_mean
 
@@ -57,6 +57,18 @@ class QType(Choices):
         if self.kind != "int":
             raise RuleError(
                 f"Name an integer type for an asymmetric range; {self.name} has no zero point."
+            )
+
+    def check_powers(self) -> None:
+        """Refuse a rounding to powers of two where scales are none.
+
+        Raises:
+            RuleError: scales are stored otherwise.
+        """
+        if not isinstance(self.scale_format, E8M0):
+            raise RuleError(
+                "Name mxfp8, mxfp6 or mxfp4 for a rounding of scales to powers of two; those of "
+                f"{self.name} are {self.scale_format}."
             )
 
     @property

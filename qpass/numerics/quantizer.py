@@ -6,11 +6,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from qpass.errors import RuleError
 from qpass.numerics.dialects import QPASS, Dialect, as_dialect
 from qpass.numerics.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
 from qpass.numerics.range_text import read_range
 from qpass.numerics.ranges import AbsMax, Range
 from qpass.numerics.rounding import NEAREST, Rounding, Stochastic
+from qpass.numerics.scale_formats import E8M0, PowerRounding, ScaleFormat
+from qpass.suggest import listing
 
 if TYPE_CHECKING:
     from qpass.numerics.qtypes import QType
@@ -95,6 +100,16 @@ class Choices:
         """With a range that was captured before, instead of that of the values at hand."""
         return self._with(is_static=True)
 
+    def scaled(self, how: str | PowerRounding) -> Quantizer:
+        """With scales of an MX type rounded to powers of two in another way, such as `"floor"`.
+
+        Raises:
+            RuleError: no such way, or a type whose scales are no powers of two.
+        """
+        if how not in (ways := [way.value for way in PowerRounding]):
+            raise RuleError(f"Name a rounding of scales; {how!r} is none: {listing(ways)}.")
+        return self._with(scale_rounding=PowerRounding(how))
+
     def in_dialect(self, dialect: str | Dialect) -> Quantizer:
         """In a dialect of the formulas, given by name or as a value.
 
@@ -125,10 +140,12 @@ class Quantizer(Choices):
         rounding: how values between two codes are rounded.
         derivative: "straight_through" or "masked"; None: that of the type.
         is_static: whether the range comes from a capture.
+        scale_rounding: how scales that are powers of two are rounded to them; None: as the type and
+            the dialect say.
 
     Raises:
-        RuleError: an asymmetric quantizer of a type that is no integer type, or something that the
-            dialect does not have.
+        RuleError: an asymmetric quantizer of a type that is no integer type, a rounding of scales
+            that are no powers of two, or something that the dialect does not have.
     """
 
     qtype: QType
@@ -139,10 +156,13 @@ class Quantizer(Choices):
     rounding: Rounding = NEAREST
     derivative: str | None = None
     is_static: bool = False
+    scale_rounding: PowerRounding | None = None
 
     def __post_init__(self) -> None:
         if not self.symmetric:
             self.qtype.check_asymmetric()
+        if self.scale_rounding:
+            self.qtype.check_powers()
         self.spoken.check(self.qtype, self.symmetric)
 
     def as_quantizer(self) -> Quantizer:
@@ -153,6 +173,12 @@ class Quantizer(Choices):
     def spoken(self) -> Dialect:
         """The dialect; `qpass` where none is named."""
         return self.dialect or QPASS
+
+    def scale_format(self, dtype: np.dtype) -> ScaleFormat:
+        """What scales of an array of that dtype are stored as."""
+        if self.scale_rounding:
+            return E8M0(self.scale_rounding)
+        return self.spoken.formats(self.qtype, self.spoken.precision(dtype))
 
     @property
     def is_masked(self) -> bool:
@@ -165,6 +191,7 @@ class Quantizer(Choices):
     def _words(self) -> tuple[str, ...]:
         plain = self.qtype.as_quantizer()
         return (
+            self.scale_rounding or "",
             "" if self.granularity == plain.granularity else _channels(self.granularity),
             "" if self.symmetric else "asym",
             "" if self.range == ABSMAX else str(self.range),

@@ -19,6 +19,7 @@ from qpass.numerics.quantizer import Quantizer
 from qpass.numerics.range_text import WORDS as RANGES
 from qpass.numerics.range_text import read_range
 from qpass.numerics.rounding import Stochastic
+from qpass.numerics.scale_formats import PowerRounding
 from qpass.suggest import did_you_mean
 
 type Changes = Mapping[str, Any]
@@ -27,6 +28,7 @@ _GROUP = re.compile(r"g(?P<size>\d+|1/\d+)")
 _BLOCK = re.compile(r"b(?P<rows>\d+)x(?P<columns>\d+)")
 _AXES = re.compile(r"axis(?P<axes>-?\d+(,-?\d+)*)")
 _STOCHASTIC = re.compile(r"sr(?P<bits>\d*)")
+_POWERS = tuple(way.value for way in PowerRounding)
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class Part:
 def read_quantizer(text: str, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:
     """Read the text form of a quantizer, which is what `str` makes of it.
 
-    A type, then any of these, in this order: the granularity (`channel`, `tensor`, `axis0,2`,
-    `g128`, `g1/4`, `b128x128`), `asym`, a range (see `qpass.numerics.range_text`), `sr` or `sr8`,
-    `masked` or `straight_through`, `static`, a dialect.
+    A type, then any of these, in this order: `floor`, `ceil`, `even` or `rceil` for the powers of
+    two that scale an MX type, the granularity (`channel`, `tensor`, `axis0,2`, `g128`, `g1/4`,
+    `b128x128`), `asym`, a range (see `qpass.numerics.range_text`), `sr` or `sr8`, `masked` or
+    `straight_through`, `static`, a dialect.
 
     Raises:
         UnknownTypeError: the first word is no type.
@@ -56,6 +59,10 @@ def read_quantizer(text: str, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:
     _check_order(text, name, words, [place for place, _ in found])
     changes: Changes = reduce(or_, (dict(change) for _, change in found), {})
     return replace(quantizer, **changes)
+
+
+def _scale_rounding(word: str) -> Changes | None:
+    return {"scale_rounding": PowerRounding(word)} if word in _POWERS else None
 
 
 def _granularity(word: str) -> Changes | None:
@@ -100,6 +107,7 @@ def _dialect(word: str) -> Changes | None:
 
 
 _PARTS = (
+    Part("rounding of scales", _POWERS, _scale_rounding),
     Part("granularity", ("channel", "tensor", "axis0", "g128", "b128x128"), _granularity),
     Part("zero point", ("asym",), _symmetry),
     Part("range", RANGES, _range),
