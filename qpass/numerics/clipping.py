@@ -50,7 +50,7 @@ def half_steps(qtype: QType) -> tuple[float, float]:
     if qtype.kind == "int":
         return 0.0, 0.0
     if qtype.kind == "table":
-        values = np.unique(np.float32(qtype.table))
+        values = np.unique(np.asarray(qtype.table, np.float32))
         return float(values[1] - values[0]) / 2, float(values[-1] - values[-2]) / 2
     info = jnp.finfo(qtype.dtype)
     half = 2.0 ** (np.floor(np.log2(qtype.qmax)) - info.nmant - 1)
