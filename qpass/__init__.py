@@ -11,6 +11,10 @@
 
 from qpass.api import jit as jit
 from qpass.api import transform as transform
+from qpass.calibrate import load_stats as load_stats
+from qpass.calibrate import ranges as ranges
+from qpass.calibrate import save_stats as save_stats
+from qpass.calibrate import update_stats as update_stats
 from qpass.compare import Comparison as Comparison
 from qpass.errors import CalibrationError as CalibrationError
 from qpass.errors import CallError as CallError
@@ -30,10 +34,10 @@ from qpass.numerics import Dialect as Dialect
 from qpass.numerics import Fixed as Fixed
 from qpass.numerics import Mse as Mse
 from qpass.numerics import PerBlock as PerBlock
+from qpass.numerics import Percentile as Percentile
 from qpass.numerics import PerChannel as PerChannel
 from qpass.numerics import PerGroup as PerGroup
 from qpass.numerics import PerTensor as PerTensor
-from qpass.numerics import Percentile as Percentile
 from qpass.numerics import PowerOfTwo as PowerOfTwo
 from qpass.numerics import QTensor as QTensor
 from qpass.numerics import QType as QType

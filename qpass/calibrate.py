@@ -10,16 +10,18 @@ entry for each iteration.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from qpass.errors import CalibrationError
-from qpass.given import operand_names
+from qpass.given import Given, feeds, operand_names
 from qpass.graph._jax import JaxprEqn
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import enclosing
@@ -38,11 +40,12 @@ DECAY = 0.9
 _MERGED = {"sum": Sum, "min": Min, "max": Max}
 
 
-def observer(plan: Plan) -> Callable[[list], Stats]:
+def observer(plan: Plan) -> Callable[[list, Given], Stats]:
     """A jitted function of a program's inputs: statistics of one batch at every quantized site.
 
-    It runs the quantized program, with dynamic ranges where static ones are asked for: each site
-    sees what it will see when the sites before it are quantized.
+    It takes what is given beside the inputs, too. What it runs is the quantized program, with
+    dynamic ranges where static ones are asked for: each site sees what it will see when the sites
+    before it are quantized.
 
     Raises:
         CalibrationError: the plan quantizes nothing.
@@ -53,11 +56,12 @@ def observer(plan: Plan) -> Callable[[list], Stats]:
     operations = QTensorOperations(plan.kernels)
     tap = partial(_tap, plan, operations, decisions)
 
-    def run(values: list) -> Stats:
+    def run(values: list, given: Given) -> Stats:
         derivatives = plan.dataflow.derivatives
         rewriter = Rewriter(plan.actions, derivatives, operations, REBUILD, tap, tap_rules=True)
         inputs = enter_program(values, plan.storage)
-        _, taps = rewriter.run(plan.program.jaxpr, inputs, Frame())
+        frame = Frame(feeds=feeds(plan, replace(given, ranges={})))
+        _, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
         seen = [taps.get(tap_name(key), {}) for key in decisions]
         return {name: _unmerged(tap) for site in seen for name, tap in site.items()}
 
@@ -103,7 +107,7 @@ def _unmerged(tap: Mapping[str, Any]) -> State:
     return of_one_batch({kind: part.value for kind, part in tap.items()})
 
 
-def update(stats: Stats | None, batch: Stats, decay: float = DECAY) -> Stats:
+def update_stats(stats: Stats | None, batch: Stats, decay: float = DECAY) -> Stats:
     """The statistics after another batch. Pure; also merges the statistics of several batches.
 
     Args:
@@ -164,15 +168,40 @@ def _unseen(state: State) -> bool:
     return not isinstance(count, Tracer) and bool(np.any(np.asarray(count) == 0))
 
 
+def as_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Ranges as float32 arrays.
+
+    Raises:
+        CalibrationError: a value is no pair ``(lo, hi)`` of finite numbers with ``lo <= 0 <= hi``
+            (which cannot be asked of traced ones).
+    """
+    return {name: _as_range(name, pair) for name, pair in ranges.items()}
+
+
+def _as_range(name: str, pair: Any) -> tuple[jax.Array, jax.Array]:
+    try:
+        lo, hi = (jnp.asarray(bound, jnp.float32) for bound in pair)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(
+            f"give ranges as pairs (lo, hi) by name of the site; for {name} came {pair!r}: {error}"
+        ) from error
+    known = not (isinstance(lo, Tracer) or isinstance(hi, Tracer))
+    if known and not bool(jnp.all((lo <= 0) & (hi >= 0) & jnp.isfinite(lo) & jnp.isfinite(hi))):
+        raise CalibrationError(
+            f"give finite ranges with lo <= 0 <= hi; for {name} came {lo} to {hi}"
+        )
+    return lo, hi
+
+
 def save_stats(path: str | Path, stats: Stats) -> None:
     """Write statistics to an ``.npz`` file; entries are called ``<name of the site>/<field>``."""
-    arrays: dict[str, Any] = {
-        f"{name}/{field}": np.asarray(array)
-        for name, state in stats.items()
-        for field, array in state.items()
-    }
     with Path(path).open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **_flat(stats))
+
+
+def _flat(stats: Stats) -> dict[str, Any]:
+    pairs = ((name, *entry) for name, state in stats.items() for entry in state.items())
+    return {f"{name}/{field}": np.asarray(array) for name, field, array in pairs}
 
 
 def load_stats(path: str | Path) -> Stats:
@@ -185,5 +214,5 @@ def load_stats(path: str | Path) -> Stats:
     with np.load(path) as file:
         for key in file.files:
             name, _, field = key.rpartition("/")
-            stats.setdefault(name, {})[field] = jax.numpy.asarray(file[key])
+            stats.setdefault(name, {})[field] = jnp.asarray(file[key])
     return stats

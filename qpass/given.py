@@ -10,18 +10,24 @@ A site is fed a dict with what there is for it:
   range ``(lo, hi)``, float32 scalars.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, iterations, nest
 from qpass.graph.provenance import Origin
-from qpass.numerics import Quantizer
+from qpass.numerics import QTensor, Quantizer
+from qpass.ops.weights import weighs
 from qpass.plan import Decision, Plan
+from qpass.suggest import did_you_mean, shortened
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["ranges"], meta_fields=[])
@@ -50,6 +56,82 @@ def feeds(plan: Plan, given: Given) -> Feeds:
     return nest(fed)
 
 
+def find_fault(plan: Plan, given: Given, values: Sequence[Any]) -> QPassError | None:
+    """Why a program cannot run with these inputs and with what it is given; None if it can."""
+    try:
+        check_ranges(plan, given)
+        check_weighed(plan, values)
+    except QPassError as error:
+        return error
+    return None
+
+
+def check_weighed(plan: Plan, values: Sequence[Any]) -> None:
+    """Refuse to quantize a weight in a call whose range needs statistics.
+
+    Raises:
+        CalibrationError: naming the sites.
+    """
+    lacking = [
+        d.site.id
+        for d in plan.decisions
+        if d.action is not None
+        and weighs(d.action.quantizer)
+        and not (d.site.leaf is not None and d.stored and isinstance(values[d.site.leaf], QTensor))
+    ]
+    if lacking:
+        raise CalibrationError(
+            "quantize the parameters beforehand, with q.quantize(..., stats=q.capture(...)): the "
+            f"range of the weight at {shortened(lacking, 5)} weighs errors by statistics that a "
+            "call has none of. Take the range 'mse' where weights are quantized in the call."
+        )
+
+
+def check_ranges(plan: Plan, given: Given) -> None:
+    """Hold the ranges against the program that is to use them.
+
+    Raises:
+        CalibrationError: a static operand has none, or one for another number of layers, or a name
+            is of no site of the program.
+    """
+    shapes = {
+        name: iterations_of(plan, decision)
+        for decision in plan.decisions
+        for name in static_operands(plan, decision).values()
+    }
+    _check_present(plan, shapes, given.ranges)
+    wrong = [
+        f"{name} has {'x'.join(map(str, jnp.shape(given.ranges[name][0]))) or 'one'}, "
+        f"not {'x'.join(map(str, shape)) or 'one'}"
+        for name, shape in shapes.items()
+        if any(jnp.shape(bound) != shape for bound in given.ranges[name])
+    ]
+    if wrong:
+        raise CalibrationError(
+            f"give ranges of this program, one for each iteration of the scans around a site: "
+            f"{shortened(wrong, 5)}. Capture anew with this program."
+        )
+
+
+def _check_present(plan: Plan, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise CalibrationError(
+            f"give static operands their ranges, as q.with_ranges(qpass.ranges(stats)) with the "
+            f"stats of q.capture on example arguments; there are none for "
+            f"{shortened(missing, 5)}. (A capture does not run the backward half of a custom_vjp: "
+            "products in there need a dynamic quantizer, or keep=True.)"
+        )
+    known = {name for d in plan.decisions for name in (d.site.id, *_both(d.site.id))}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        meant = did_you_mean(unknown[0], known)
+        raise CalibrationError(
+            f"give ranges of this program only; it has no site {shortened(unknown, 5)}: {meant} "
+            "Capture with this program, or leave these names out."
+        )
+
+
 def static_operands(plan: Plan, decision: Decision) -> dict[str, str]:
     """Those of `operand_names` whose quantizer is static."""
     if decision.action is None:
@@ -75,11 +157,33 @@ def operand_names(plan: Plan, decision: Decision) -> dict[str, str]:
     leaves = plan.program.leaves
     if isinstance(flow, Origin) and (flow.leaf < 0 or leaves[flow.leaf].is_param):
         return {"act": site.id}
-    sides = ("lhs", "rhs")
-    return {"act": f"{site.id}:{sides[1 - weight]}", "weight": f"{site.id}:{sides[weight]}"}
+    names = _both(site.id)
+    return {"act": names[1 - weight], "weight": names[weight]}
+
+
+def _both(site: str) -> tuple[str, str]:
+    return f"{site}:lhs", f"{site}:rhs"
 
 
 def iterations_of(plan: Plan, decision: Decision) -> tuple[int, ...]:
     """Lengths of the scans around a site: the leading axes of what it is fed."""
     path, _ = decision.site.key
     return iterations(plan.program.jaxpr, plan.dataflow.derivatives, path)
+
+
+def same(one: Given, other: Given) -> bool:
+    """Whether two hold the same values; those that are traced only where they are one object."""
+    leaves, tree = jax.tree.flatten(one)
+    others, structure = jax.tree.flatten(other)
+    return tree == structure and all(map(_same, leaves, others))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other or isinstance(one, Tracer) or isinstance(other, Tracer):
+        return one is other
+    one, other = (jax.random.key_data(v) if _is_key(v) else v for v in (one, other))
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def _is_key(value: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key)

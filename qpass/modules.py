@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from qpass.errors import CallError
+from qpass.given import same
 from qpass.graph.program import is_dynamic
 from qpass.integrations.called import Call, CalledModule
 from qpass.numerics import QTensor
@@ -74,14 +75,16 @@ class Method:
 class MethodCall(Transformed):
     """The transformed call of a model object, part of its tree structure.
 
-    Equal to another one of the same method, rules and options, so that a module transformed twice
-    is compiled once, and fits the optimizer state of the other.
+    Equal to another one of the same method, rules, options and ranges, so that a module transformed
+    twice is compiled once, and fits the optimizer state of the other.
     """
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MethodCall):
             return NotImplemented
-        return self is other or (self.fn, self.options) == (other.fn, other.options)
+        return self is other or (
+            (self.fn, self.options) == (other.fn, other.options) and same(self.given, other.given)
+        )
 
     def __hash__(self) -> int:
         return hash(self.fn)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,12 +12,16 @@ from jax.core import Tracer
 from qpass.errors import CallError
 from qpass.graph.program import Call
 from qpass.numerics import Packed, QTensor
-from qpass.ops.weights import Storage, abstract_weight, check_finite, encode_weight
+from qpass.ops.weights import Storage, abstract_weight, check_finite, encode_weight, weighs
 from qpass.plan import Plan
 
 
 def quantize_tree(
-    plan: Plan, call: Call, donate: bool, restore: Callable[[tuple, dict], tuple[tuple, dict]]
+    plan: Plan,
+    call: Call,
+    donate: bool,
+    restore: Callable[[tuple, dict], tuple[tuple, dict]],
+    importance: Callable[[int], jax.Array | None],
 ) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
@@ -25,6 +30,7 @@ def quantize_tree(
         call: the split arguments, aligned with the plan's inputs.
         donate: delete each float leaf once it is quantized.
         restore: arguments of the program as the caller would give them.
+        importance: for a stored leaf whose range weighs errors, how much they count; else None.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
@@ -40,23 +46,26 @@ def quantize_tree(
             "no argument holds parameters: give transform(params=...) a position, a name, or a "
             "predicate on the path."
         )
-    args, kwargs = restore(*call.rebuild(_quantize_leaves(plan, call, donate)))
+    args, kwargs = restore(*call.rebuild(_quantize_leaves(plan, call, donate, importance)))
     found = [args[a] if isinstance(a, int) else kwargs[a] for a in chosen]
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def _quantize_leaves(plan: Plan, call: Call, donate: bool) -> list[Any]:
+def _quantize_leaves(
+    plan: Plan, call: Call, donate: bool, importance: Callable[[int], jax.Array | None]
+) -> list[Any]:
     """The values of a call, one leaf after the other; an array that is two leaves only once."""
     values = list(call.values)
     readers = Counter(map(id, values))
-    done: dict[tuple[int, Storage], QTensor] = {}
+    done: dict[tuple, QTensor] = {}
     for k, value in enumerate(call.values):
         storage = plan.storage.get(k)
         if storage is None or isinstance(value, QTensor):
             continue
-        key = (id(value), storage)
+        key = (id(value), storage, k if weighs(storage.quantizer) else None)
         if key not in done:
-            done[key] = _quantize_leaf(value, storage, _whose(plan, k))
+            weights = partial(importance, k)
+            done[key] = _quantize_leaf(value, storage, _whose(plan, k), weights)
         values[k] = done[key]
         readers[id(value)] -= 1
         if donate and not readers[id(value)]:
@@ -79,13 +88,15 @@ def _delete(value: Any) -> None:
         value.delete()
 
 
-def _quantize_leaf(value: Any, storage: Storage, whose: str) -> QTensor:
+def _quantize_leaf(
+    value: Any, storage: Storage, whose: str, importance: Callable[[], jax.Array | None]
+) -> QTensor:
     if isinstance(value, jax.ShapeDtypeStruct):
         return abstract_weight(value, storage)
     if isinstance(value, Tracer):
-        return encode_weight(value, storage)
+        return encode_weight(value, storage, importance=importance())
     check_finite(value, whose)
-    return jax.block_until_ready(encode_weight(value, storage))
+    return jax.block_until_ready(encode_weight(value, storage, importance=importance()))
 
 
 def check_tensors(call: Call) -> None:
@@ -117,6 +128,12 @@ def explain_shapes(call: Call, known: Iterable[Call]) -> str | None:
         f"give the shapes that the function is written for; quantized leaves are "
         f"{', '.join(listed[:8])}{' …' if len(listed) > 8 else ''}."
     )
+
+
+def check_leaves(plan: Plan, call: Call) -> None:
+    """Hold every quantized leaf against what the plan stores there; see `check_leaf`."""
+    for k, value in enumerate(call.values):
+        check_leaf(plan, k, value)
 
 
 def check_leaf(plan: Plan, index: int, value: Any) -> None:

@@ -1,18 +1,19 @@
 """`Transformed`: the whole pipeline, from a function to its quantized self."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 from jax.core import Tracer, eval_jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
+from qpass.calibrate import DECAY, Stats, as_ranges, observer, update_stats
 from qpass.compare import Comparison, compare
-from qpass.errors import CallError
-from qpass.given import Given, feeds
+from qpass.errors import CallError, QPassError
+from qpass.given import Given, feeds, find_fault
 from qpass.graph.opaque import opaque_findings
 from qpass.graph.outputs import Outputs
 from qpass.graph.program import Call, Program, abstract, split_call, trace
@@ -20,13 +21,14 @@ from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
+from qpass.importance import leaf_importance
 from qpass.integrations.boundary import Boundary, enter, explain_update
 from qpass.nonfinite import NonFinite, nonfinite
-from qpass.numerics import QTensor
+from qpass.numerics import Packed, QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan, known_platform
-from qpass.quantize import check_leaf, check_tensors, explain_shapes, quantize_tree
+from qpass.quantize import check_leaves, check_tensors, explain_shapes, quantize_tree
 from qpass.rules import Rule
 from qpass_kernels import Kernel
 
@@ -39,12 +41,14 @@ CACHE_LIMIT = 256
 class Compiled:
     """A rewritten program, ready to evaluate.
 
-    Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside.
+    Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside. ``fault``
+    says what it lacks of the latter: it can be looked at, not called.
     """
 
     jaxpr: Any
     outputs: Outputs
     plan: Plan
+    fault: QPassError | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
 
     jaxpr = jax.make_jaxpr(rewritten)(*flat)
     notes = tuple(dict.fromkeys(rewriter.notes))
-    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes))
+    fault = find_fault(plan, given, call.values)
+    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes), fault)
 
 
 @dataclass(eq=False)
@@ -110,6 +115,7 @@ class Transformed:
     given: Given = field(default_factory=Given, repr=False)
     _plans: dict[Any, Plan] = field(default_factory=dict, repr=False)
     _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
+    _observers: dict[Any, Callable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # Only name and docstring: attributes of a callable object (another Transformed, too)
@@ -120,6 +126,8 @@ class Transformed:
         """Call the function with its quantized products; same signature and results."""
         with self._enter(args, kwargs) as (boundary, call):
             compiled = self._compile(call, boundary)
+            if compiled.fault is not None:
+                raise type(compiled.fault)(*compiled.fault.args)
             flat = jax.tree.leaves((list(call.values), self.given))
             out = eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
             return boundary.leave(*compiled.outputs.build(out, call.values))
@@ -139,7 +147,9 @@ class Transformed:
             plan = self._compile(call, boundary).plan
         return replace(plan, platform=known_platform(platform or jax.default_backend()))
 
-    def quantize(self, *args: Any, donate: bool = False, **kwargs: Any) -> Any:
+    def quantize(
+        self, *args: Any, donate: bool = False, stats: Stats | None = None, **kwargs: Any
+    ) -> Any:
         """The parameters with every stored weight as a QTensor; same tree, same shardings.
 
         Works leaf by leaf, also on `jax.ShapeDtypeStruct` leaves and under `jax.eval_shape`.
@@ -149,6 +159,8 @@ class Transformed:
                 looked at for shapes.
             donate: delete each float leaf once it is quantized, so that the peak is the model plus
                 one leaf.
+            stats: statistics from `capture`, for weights whose range weighs errors ("wmse") by what
+                they are multiplied by.
             **kwargs: keyword arguments of the function.
 
         Returns:
@@ -157,10 +169,50 @@ class Transformed:
 
         Raises:
             QuantizeError: a weight holds NaN or infinities.
+            CalibrationError: a weight needs statistics that there are none of.
             QPassError: the arguments or the rules do not fit the function.
         """
         with self._enter(args, kwargs) as (boundary, call):
-            return quantize_tree(self._plan(call, boundary), call, donate, boundary.restore)
+            plan = self._plan(call, boundary)
+            importance = functools.partial(leaf_importance, plan, stats)
+            return quantize_tree(plan, call, donate, boundary.restore, importance)
+
+    def capture(
+        self, *args: Any, stats: Stats | None = None, decay: float = DECAY, **kwargs: Any
+    ) -> Stats:
+        """Statistics of what the quantized products get, over a batch more: see `qpass.calibrate`.
+
+        Runs the quantized program on these arguments, static ranges taken from them. Pure: it can
+        be jitted, mapped, and carried through a loop.
+
+        Args:
+            *args: the function's arguments, with float or quantized parameters.
+            stats: statistics so far, to which these are added; None for none.
+            decay: what the weight of a batch in the moving average falls by with each later one.
+            **kwargs: the function's keyword arguments.
+
+        Raises:
+            CalibrationError: the rules quantize nothing, or ``stats`` are of another program.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            plan, key = self._plan(call, boundary), call.key()
+            check_leaves(plan, call)
+            observe = self._observers.get(key) or observer(plan)
+            _remember(self._observers, key, observe, plan.program.jaxpr.consts)
+            return update_stats(stats, observe(list(call.values), self.given), decay)
+
+    def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
+        """The same function with these ranges for its static operands.
+
+        Args:
+            ranges: ``(lo, hi)`` by name of the site, from `qpass.ranges`; arrays with a leading
+                axis for each scan around the site.
+
+        Raises:
+            CalibrationError: a range is no pair of finite numbers around 0. What the program needs
+                is known, and checked, when it is called.
+        """
+        return replace(self, given=replace(self.given, ranges=as_ranges(ranges)))
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Error of every quantized site against float, for these arguments (float parameters).
@@ -220,8 +272,7 @@ class Transformed:
         key = call.key(), abstract(self.given)
         if key not in self._compiled:
             plan = self._plan(call, boundary)
-            for k, value in enumerate(call.values):
-                check_leaf(plan, k, value)
+            check_leaves(plan, call)
             compiled = rewrite(plan, _abstract_call(call), jax.tree.map(jax.typeof, self.given))
             consts = (*compiled.jaxpr.consts, *plan.program.jaxpr.consts)
             return _remember(self._compiled, key, compiled, consts)
@@ -261,7 +312,8 @@ def float_aval(value: Any) -> Any:
 
 def _explicit_sharding(q: QTensor) -> NamedSharding | None:
     """The sharding that the float leaf has in its type, where that of the codes is in theirs."""
-    sharding = None if isinstance(q.codes, jax.ShapeDtypeStruct) else jax.typeof(q.codes).sharding
+    codes = q.codes.words if isinstance(q.codes, Packed) else q.codes
+    sharding = None if isinstance(codes, jax.ShapeDtypeStruct) else jax.typeof(codes).sharding
     if sharding is None or not any(sharding.spec):
         return None
     places = map(q.physical, range(q.ndim))

@@ -9,9 +9,16 @@ import jax
 from jax import lax
 
 from qpass.errors import QuantizeError
-from qpass.numerics import QTensor, Quantizer, count_nonfinite, quantize
-from qpass.numerics.range_search import Mse, WeightedMse
-from qpass.numerics.ranges import PowerOfTwo, Range
+from qpass.numerics import (
+    Mse,
+    PowerOfTwo,
+    QTensor,
+    Quantizer,
+    Range,
+    WeightedMse,
+    count_nonfinite,
+    quantize,
+)
 from qpass.ops.static import whole_range
 from qpass.ops.straight_through import without_clipped
 
@@ -69,10 +76,15 @@ def abstract_weight(aval: Any, storage: Storage) -> QTensor:
     return jax.eval_shape(partial(encode_weight, storage=unweighted(storage)), x)
 
 
+def weighs(quantizer: Quantizer) -> bool:
+    """Whether its range weighs errors by importance, which has to be captured."""
+    return _unweighted(quantizer.range) != quantizer.range
+
+
 def unweighted(storage: Storage) -> Storage:
-    """The same with errors that all count alike, where its range weighs them by importance."""
-    plain = _unweighted(storage.quantizer.range)
-    return replace(storage, quantizer=storage.quantizer.ranged(plain))
+    """The same with errors that all count alike: what is left where no importance is known."""
+    quantizer = storage.quantizer
+    return replace(storage, quantizer=quantizer.ranged(_unweighted(quantizer.range)))
 
 
 def _unweighted(how: Range) -> Range:
@@ -86,10 +98,13 @@ def fake_quantize_weight(
 ) -> QTensor:
     """Quantize a float leaf inside a program; gradients go to ``x``, straight or masked.
 
+    A range that weighs errors has nothing to weigh them by here; see `qpass.given.find_fault`.
+
     The barrier makes codes and scales as opaque to the compiler as if they had come from outside,
     so that what follows is computed exactly as for a stored tensor.
     """
-    q = lax.optimization_barrier(encode_weight(x, storage, bounds))
+    known = unweighted(storage)
+    q = lax.optimization_barrier(encode_weight(x, known, bounds))
     return replace(q, latent=without_clipped(x, q, storage.quantizer))
 
 
