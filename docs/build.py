@@ -1,8 +1,9 @@
 """Write the generated parts of the documentation: examples, numerics, performance.
 
-``python docs/build.py`` puts every example file into its page. ``--numerics`` measures the errors
-of all types again; ``--performance`` rewrites the performance page from ``bench/results``;
-``--frameworks`` runs the tests behind the table of frameworks and transforms.
+``python docs/build.py`` puts every example file, and the table of types, into its page.
+``--numerics`` measures the errors of all types again; ``--performance`` rewrites the performance
+page from ``bench/results``; ``--frameworks`` runs the tests behind the table of frameworks and
+transforms.
 """
 
 import argparse
@@ -18,19 +19,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qpass_bench import pages
+from qpass_bench import pages, types_page
 from qpass_bench.progress import Stages
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- example: (\S+) -->)(?:\n+```python\n.*?```)?", re.DOTALL)
 OUTPUT = re.compile(r"(<!-- output: (\S+), ([\w ]+) -->)(?:\n+```text\n.*?```)?", re.DOTALL)
+TYPES = re.compile(r"(<!-- table: types -->)(?:\n+\|[^\n]*(?:\n\|[^\n]*)*)?")
 
 
 def put_examples() -> None:
-    """Copy every example, and what it prints, into the page that names it."""
+    """Copy every example, what it prints, and the table of types into the pages that name them."""
     for page in DOCS.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(OUTPUT.sub(_printed, MARK.sub(_block, text)), encoding="utf-8")
+        text = MARK.sub(_block, page.read_text(encoding="utf-8"))
+        page.write_text(TYPES.sub(_types, OUTPUT.sub(_printed, text)), encoding="utf-8")
+
+
+def _types(match: re.Match) -> str:
+    return f"{match[1]}\n\n{types_page.types().rstrip()}"
 
 
 def _block(match: re.Match) -> str:
