@@ -27,8 +27,9 @@ type Guard = Callable[[jax.Array, jax.Array, np.dtype, bool], jax.Array]
 
 
 def zeros_alone(amax: jax.Array, scale: jax.Array, dtype: np.dtype, symmetric: bool) -> jax.Array:
-    """Scale 1 for a block of zeros; any other scale is at least the least normal number."""
-    return jnp.where(amax == 0, 1, jnp.maximum(scale, jnp.finfo(dtype).tiny))
+    """Scale 1 for a block of zeros; any other scale is normal, and so is its reciprocal."""
+    tiny = jnp.finfo(dtype).tiny
+    return jnp.where(amax == 0, 1, jnp.clip(scale, tiny, 1 / tiny))
 
 
 def below_root_of_tiny(
@@ -72,9 +73,9 @@ class Dialect:
 
     Attributes:
         name: what rules and plans call it.
-        guard: from the largest magnitudes (with a zero point: half the span), the scales, the dtype
-            they are rounded to and whether there is no zero point, the scales that are used: what
-            becomes of zero and of very small ones.
+        guard: from the largest magnitudes, the scales, the dtype they are rounded to and whether
+            there is no zero point, the scales that are used: what becomes of zero and of very small
+            ones.
         headroom: how far beyond the greatest code of an integer type the largest magnitude is
             mapped, in steps, where there is no zero point. With half a step, all of the last step's
             interval is used.

@@ -195,7 +195,9 @@ def _asymmetric(lo: jax.Array, hi: jax.Array, quantizer: Quantizer, kept: np.dty
     lo, hi = jnp.minimum(lo, 0), jnp.maximum(hi, 0)
     half = _half_span(lo, hi, kept)
     scale = _parted(half, (qtype.qmax - qtype.qmin) / 2, qtype, dialect, kept)
-    scale = quantizer.range.rescale(dialect.guard(half, scale, kept, False))
+    # Not `half`, which is zero for the least number.
+    scale = dialect.guard(jnp.maximum(-lo, hi), scale, kept, False)
+    scale = quantizer.range.rescale(scale)
     if dialect.true_scales or dialect.divides:
         below = _rounded(-lo / scale, kept)
     else:

@@ -223,9 +223,9 @@ class PowerOfTwo(Range):
         return self.inner.bounds(sample)
 
     def rescale(self, scale: jax.Array) -> jax.Array:
-        """The next power of two away from zero, at most 2**127; the sign stays."""
+        """The next power of two away from zero, at most 2**126; the sign stays."""
         scale = self.inner.rescale(scale)
-        below = power_of_two(jnp.clip(exponents(scale), -126, 126))
+        below = power_of_two(jnp.clip(exponents(scale), -126, 125))
         up = jnp.where(jnp.abs(scale) > below, below * 2, below)
         return jnp.where(scale < 0, -up, up)
 
