@@ -25,10 +25,9 @@ def cases(name, dtype, last):
     return [case for case in keys if case != "overflow"]
 
 
-def joined(arrays, width):
-    """Rows of several arrays, one array: what is computed row by row needs one compilation."""
-    rows = [a.reshape(-1, a.shape[-1]) for a in arrays if a.shape[-1] == width]
-    return np.concatenate(rows)
+def joined(arrays):
+    """The rows of several arrays: what is computed row by row takes one compilation."""
+    return np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays])
 
 
 def _typed(array):
