@@ -40,12 +40,12 @@ for text in ("absmax", "absmax,0.8", "rms,2.5", "percentile,98", "mse", "pow2", 
     print(f"int4 {text:14} {float(jnp.linalg.norm(error) / jnp.linalg.norm(w)):.2f}")
 
 # Where inputs differ in size, an error in a weight counts as much as what it is multiplied by.
-inputs = x @ params["up"] * jnp.where(jnp.arange(256) < 32, 10.0, 0.1)
-importance = jnp.mean(inputs**2, axis=0)[:, None]
+inputs = jax.random.normal(keys[2], (64, 256)) * jnp.where(jnp.arange(256) < 32, 10.0, 0.1)
+wanted = inputs @ params["down"]
 print("--- products")
 for text in ("absmax", "mse", "wmse"):
-    quantizer = qpass.int4.ranged(text)
-    w = quantize(params["down"], quantizer, (0,), importance=importance).dequantize()
-    wanted = inputs @ params["down"]
-    error = jnp.linalg.norm(inputs @ w - wanted) / jnp.linalg.norm(wanted)
+    layer = qpass.transform(lambda w, x: x @ w, [qpass.Rule(weight=f"int4 {text}")])
+    stats = layer.capture(params["down"], inputs)
+    w = layer.quantize(params["down"], inputs, stats=stats)
+    error = jnp.linalg.norm(layer(w, inputs) - wanted) / jnp.linalg.norm(wanted)
     print(f"int4 {text:14} {float(error):.2f}")
