@@ -82,10 +82,27 @@ def values(q):
         groups.get(axis, n if s == 1 else 1)
         for axis, n, s in zip(order, q.codes.shape, q.scale.shape, strict=True)
     ]
-    physical = widen(q.codes).astype(np.float64) * spread(
-        np.asarray(q.scale, np.float64), q.codes.shape, blocks
-    )
+    scale = widen(q.scale) if q.outer is None else widen(q.scale) * widen(q.outer)
+    zero = 0 if q.zero is None else spread(widen(q.zero), q.codes.shape, blocks)
+    physical = (numbers(q) - zero) * spread(scale.astype(np.float64), q.codes.shape, blocks)
     return np.transpose(physical, np.argsort(order))
+
+
+def numbers(q):
+    """The codes of a QTensor as the numbers they are, in float64; bits unpacked by numpy."""
+    codes = widen(q.codes if not hasattr(q.codes, "words") else unpacked(q.codes))
+    if q.qtype.kind == "table":
+        return np.asarray(q.qtype.table, np.float32)[codes.astype(int)].astype(np.float64)
+    return codes.astype(np.float64)
+
+
+def unpacked(packed):
+    """Codes from a little-endian stream of bits; signed ones in two's complement."""
+    stream = np.unpackbits(np.asarray(packed.words), axis=-1, bitorder="little")
+    bits = stream[..., : packed.n * packed.bits].reshape(*packed.shape, packed.bits)
+    codes = (bits * 2 ** np.arange(packed.bits)).sum(-1)
+    signed = np.issubdtype(packed.dtype, np.signedinteger)
+    return codes - 2**packed.bits * (codes >= 2 ** (packed.bits - 1)) if signed else codes
 
 
 def spread(scale, shape, blocks):

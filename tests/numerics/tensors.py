@@ -18,6 +18,11 @@ SPECS = (
     ("int4 g2", jnp.float16),
     ("fp8_e4m3", jnp.bfloat16),
     ("fp8_e5m2 g4", jnp.float32),
+    ("int3 g4 asym", jnp.float32),  # codes packed in bytes, zero points
+    ("uint4", jnp.bfloat16),
+    ("nf4 g4", jnp.float16),
+    ("mxfp6 g4", jnp.float32),  # codes packed, scales in a byte
+    ("nvfp4 g4", jnp.float32),  # scales in a byte, and one for all
 )
 
 

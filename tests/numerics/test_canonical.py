@@ -7,23 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qpass_kernels.kernel import CODES
 from tests.numerics import oracle
 from tests.numerics.tensors import moves, tensor, tensors
 
 
 def assert_canonical(q, batch, free, contract):
-    codes, scale, _, group = q.canonical(batch, free, contract)
+    codes, scale, zero, group = q.canonical(batch, free, contract)
     padded = q.padded(contract)
     sizes = [math.prod(q.shape[a] for a in axes) for axes in (batch, free)]
     assert codes.shape == (*sizes, math.prod(padded))
     assert scale.shape[:2] == codes.shape[:2]
     assert scale.shape[2] * group == codes.shape[2]
-    assert codes.dtype == q.codes.dtype
-    got = oracle.widen(codes).astype(np.float64) * np.repeat(np.asarray(scale, float), group, 2)
+    assert codes.dtype.name in (*CODES, "float32")
+    assert (zero is None) == (q.zero is None)
+    exact = oracle.widen(codes).astype(np.float64)
+    if zero is not None:
+        exact -= np.repeat(np.asarray(zero), group, 2)
+    got = exact * np.repeat(np.asarray(scale, float), group, 2)
     wanted = oracle.values(q).transpose(*batch, *free, *contract)
     tail = [(0, p - q.shape[a]) for a, p in zip(contract, padded, strict=True)]
-    wanted = np.pad(wanted, [(0, 0)] * len((*batch, *free)) + tail)
-    np.testing.assert_array_equal(got, wanted.reshape(codes.shape))
+    tails = [(0, 0)] * len((*batch, *free)) + tail
+    inside = np.pad(np.ones(wanted.shape, bool), tails).reshape(codes.shape)
+    np.testing.assert_array_equal(got[inside], wanted.ravel())
+    assert not oracle.widen(codes)[~inside].any()
 
 
 @given(tensors(), st.data())

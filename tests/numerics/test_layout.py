@@ -17,7 +17,10 @@ WHERE = {
 }
 
 
-@pytest.fixture(scope="module", params=SPECS[:3], ids=[name for name, _ in SPECS[:3]])
+SOME = [SPECS[k] for k in (0, 1, 2, 6, 10)]
+
+
+@pytest.fixture(scope="module", params=SOME, ids=[name for name, _ in SOME])
 def spec(request):
     return request.param
 
