@@ -1,6 +1,7 @@
 """The wing that knows numbers and no programs: types, granularities, formulas, QTensor."""
 
 from qpass.numerics.canonical import Operand as Operand
+from qpass.numerics.canonical import common_cuts as common_cuts
 from qpass.numerics.dialects import AQT as AQT
 from qpass.numerics.dialects import DIALECTS as DIALECTS
 from qpass.numerics.dialects import QPASS as QPASS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ class Operand(NamedTuple):
 
     Attributes:
         codes: `[B, N, K]` in a dtype that kernels know (see `qpass.numerics.kernel_codes`).
-        scale: float32 `[B, N, G]`.
+        scale: float32 `[B, N, G]`; None for floats that have none.
         zero: float32 zero points `[B, N, G]`; None where they are zero.
         group: how many neighbours along K share a scale.
     """
 
     codes: jax.Array
-    scale: jax.Array
+    scale: Any
     zero: jax.Array | None
     group: int
 
@@ -48,7 +48,9 @@ def canonical(
 
     Args:
         q: the tensor.
-        batch, free, contract: logical axes.
+        batch: logical axes of B.
+        free: logical axes of N.
+        contract: logical axes of K.
         cuts: how many neighbours are to share a scale along each contracted axis, 0 where all do:
             what `common_cuts` gives for both operands, so that they are cut alike. None: as q is.
     """

@@ -5,8 +5,8 @@ multiplied by the weight's codes ``[B, N, K]`` in a kernel. Backward: straight-t
 for the gradients are ordinary ``dot_general`` on the values that the forward used.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,15 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from qpass.graph.dataflow import QUANTIZED_SCOPE
-from qpass.numerics import PerGroup, QTensor, Quantizer, quantize
+from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
 from qpass.numerics.clipping import in_range
+from qpass.ops.axes_of_product import Dims, Layout, flatten, lay_out, restore
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.sharded import product_of_codes
 from qpass.ops.static import whole_range
 from qpass.ops.straight_through import dequantize, straight_through
+from qpass.ops.zero_points import KernelCall, Sizes, kernel_call
 from qpass_kernels import Kernel, Product
-
-Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,6 @@ class DotSpec:
     precision: Any
     kernels: tuple[Kernel, ...]
     sharding: Any = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a ``dot_general`` maps to ``[B, M, K] x [B, N, K]``: axes of both operands, in order."""
-
-    x_batch: tuple[int, ...]
-    x_free: tuple[int, ...]
-    x_contract: tuple[int, ...]
-    w_batch: tuple[int, ...]
-    w_free: tuple[int, ...]
-    w_contract: tuple[int, ...]
-
-
-def normalize_dims(dimension_numbers: Any) -> Dims:
-    """Dimension numbers as tuples of plain ints, so that they can be compared and hashed."""
-    (lc, rc), (lb, rb) = dimension_numbers
-    ints = [tuple(int(d) for d in part) for part in (lc, rc, lb, rb)]
-    return (ints[0], ints[1]), (ints[2], ints[3])
 
 
 # Jitted so that products of one shape are traced once, however many layers there are.
@@ -95,19 +76,19 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     if spec.sharding is not None:
         with jax.named_scope(QUANTIZED_SCOPE):
             return sharded_dot(spec, x, w, fed)
-    layout = lay_out(spec, x.ndim, w)
-    operands, group = _operands(spec, layout, x, w, fed)
-    lhs, rhs, rhs_scale, *rest = operands
+    layout = lay_out(spec.dims, spec.weight, x.ndim, w)
+    call = _kernel_call(spec, layout, x, w, fed)
+    lhs, rhs, rhs_scale, *rest = call.operands
     out = quantized_matmul(
         lhs,
         rest[0] if rest else None,
         rhs,
         rhs_scale,
-        group=group,
-        out=spec.out,
+        group=call.group,
+        out=call.out,
         kernels=spec.kernels,
     )
-    return _restore(spec, layout, out, x.shape, w.shape)
+    return restore(call.finish(out), layout, spec.dims, spec.weight, x.shape, w.shape)
 
 
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
@@ -157,15 +138,7 @@ def _value(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
 def _as_quantized(ask: Callable, spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """What ``ask(x, q, quantizer)`` says of each element, in the layout of ``x``."""
     assert spec.act is not None
-    if spec.sharding is not None:
-        return ask(x, _in_place(spec, x, fed), spec.act)
-    layout = lay_out(spec, x.ndim, w)
-    sizes = w.padded(layout.w_contract)
-    flat = _canonical_float(x, layout, sizes)
-    group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract).group
-    act = _act_quantizer(spec.act, flat, group)
-    said = ask(flat, _quantize_act(flat, act, (2,), fed), act)
-    return _uncanonical_float(said, layout, x.shape, sizes)
+    return ask(x, _in_place(spec, x, w, fed), spec.act)
 
 
 def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
@@ -178,122 +151,70 @@ def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array
     w = w.in_order()
     if spec.act is None or any(w.scale.shape[d] != 1 for d in w_contract):
         return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
-    xq = _in_place(spec, x, fed)
+    xq = _in_place(spec, x, w, fed).in_order()
     pair = (w, xq) if spec.weight == 0 else (xq, w)
     out = product_of_codes(pair, spec.dims, spec.sharding)
     return out.astype(spec.out)
 
 
-def _in_place(spec: DotSpec, x: jax.Array, fed: dict) -> QTensor:
-    """The activation quantized in its own layout."""
+def _in_place(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> QTensor:
+    """The activation quantized in its own layout; groups lie along the axis that ends K."""
     assert spec.act is not None
-    return _quantize_act(x, spec.act, spec.dims[0][1 - spec.weight], fed).in_order()
+    contract = lay_out(spec.dims, spec.weight, x.ndim, w).x_contract
+    return _quantize_act(x, spec.act, contract, fed)
+
+
+def own_key(fed: dict | None, operand: int) -> jax.Array | None:
+    """The key of the activation (0) or of the weight (1), where the site is fed one."""
+    key = (fed or {}).get("key")
+    return None if key is None else jax.random.fold_in(key, operand)
 
 
 def _quantize_act(x: jax.Array, act: Quantizer, contract: tuple[int, ...], fed: dict) -> QTensor:
     """The activation quantized, with what its site is fed for that."""
     act, bounds = whole_range(act, fed.get("bounds", {}).get("act"), x.ndim)
-    return quantize(x, act, contract, bounds=bounds)
+    return quantize(x, act, contract, bounds=bounds, key=own_key(fed, 0))
 
 
-def lay_out(spec: DotSpec, x_ndim: int, w: QTensor) -> Layout:
-    """Choose the order of axes so that the weight's codes need not move."""
-    contract, batch = spec.dims
-    x_contract, w_contract = contract[1 - spec.weight], contract[spec.weight]
-    x_batch, w_batch = batch[1 - spec.weight], batch[spec.weight]
-    pair = dict(zip((*w_contract, *w_batch), (*x_contract, *x_batch), strict=True))
-    w_contract, w_batch = w.operand_order(w_contract), w.operand_order(w_batch)
-    return Layout(
-        x_batch=tuple(pair[d] for d in w_batch),
-        x_free=_rest(x_ndim, (*x_contract, *x_batch)),
-        x_contract=tuple(pair[d] for d in w_contract),
-        w_batch=w_batch,
-        w_free=w.operand_order(_rest(w.ndim, (*w_contract, *w_batch))),
-        w_contract=w_contract,
-    )
-
-
-def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
-    return tuple(d for d in range(ndim) if d not in taken)
-
-
-def _operands(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -> tuple[tuple, int]:
-    """Kernel operands ``(lhs, rhs, rhs_scale[, lhs_scale])`` and the group size."""
-    rhs, rhs_scale, zero, group = w.canonical(layout.w_batch, layout.w_free, layout.w_contract)
-    lhs = _canonical_float(x, layout, w.padded(layout.w_contract))
+def _kernel_call(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -> KernelCall:
+    """What the kernel is asked for; both operands are cut in groups where one of them is."""
+    sizes = tuple(w.shape[d] for d in layout.w_contract)
+    roles = (layout.w_batch, layout.w_free, layout.w_contract)
     if spec.act is None:
-        return (lhs, rhs, rhs_scale), group
-    act = _quantize_act(lhs, _act_quantizer(spec.act, lhs, group), (2,), fed)
-    codes, lhs_scale, act_zero, act_group = act.canonical((0,), (1,), (2,))
-    assert zero is None
-    assert act_zero is None
-    # Kernels take a short last group: the zeros that fill it up would have to be added to rhs too.
-    codes = lax.slice_in_dim(codes, 0, lhs.shape[2], axis=2)
-    return (codes, rhs, rhs_scale, lhs_scale), min(group, act_group)
+        padded = w.padded(layout.w_contract)
+        lhs = _floats(flatten(x, layout, padded))
+        return kernel_call(lhs, w.canonical(*roles), Sizes(sizes, padded), spec.out)
+    act = _in_place(spec, x, w, fed)
+    cuts = common_cuts(w.cuts(layout.w_contract), act.cuts(layout.x_contract))
+    lhs = act.canonical(layout.x_batch, layout.x_free, layout.x_contract, cuts)
+    if spec.act.symmetric:
+        lhs = lhs._replace(zero=None)  # zeros: kernel codes of unsigned types are signed
+    padded = w.padded(layout.w_contract, cuts)
+    rhs = w.canonical(*roles, cuts)
+    return kernel_call(_as_kernels_take(lhs), rhs, Sizes(sizes, padded), spec.out)
 
 
-def _act_quantizer(act: Quantizer, lhs: jax.Array, group: int) -> Quantizer:
-    """Where both operands are grouped, the activation is cut where the weight is.
-
-    The weight's groups may be smaller than asked: they end at its innermost contracted axis.
-    """
-    both = isinstance(act.granularity, PerGroup) and group < lhs.shape[2]
-    return replace(act, granularity=PerGroup(group)) if both else act
+def _floats(x: jax.Array) -> Operand:
+    """Float ``[B, M, K]`` as an operand."""
+    return Operand(x, None, None, x.shape[2])
 
 
-def _canonical_float(x: jax.Array, layout: Layout, sizes: tuple[int, ...]) -> jax.Array:
-    """``x`` as ``[B, M, K]``, contracted axes padded with zeros to ``sizes``."""
-    b, f = len(layout.x_batch), len(layout.x_free)
-    x = lax.transpose(x, (*layout.x_batch, *layout.x_free, *layout.x_contract))
-    if x.shape[b + f :] != sizes:
-        tail = [0] * (b + f) + [s - n for s, n in zip(sizes, x.shape[b + f :], strict=True)]
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, t, 0) for t in tail])
-    return lax.reshape(x, (_size(x.shape[:b]), _size(x.shape[b : b + f]), _size(x.shape[b + f :])))
-
-
-def _uncanonical_float(
-    flat: jax.Array, layout: Layout, shape: tuple[int, ...], sizes: tuple[int, ...]
-) -> jax.Array:
-    order = (*layout.x_batch, *layout.x_free, *layout.x_contract)
-    outer = tuple(shape[d] for d in (*layout.x_batch, *layout.x_free))
-    inner = tuple(shape[d] for d in layout.x_contract)
-    full = lax.reshape(flat, (*outer, *sizes))
-    cut = lax.slice(full, [0] * full.ndim, (*outer, *inner)) if sizes != inner else full
-    return lax.transpose(cut, tuple(order.index(d) for d in range(len(shape))))
-
-
-def _restore(
-    spec: DotSpec, layout: Layout, out: jax.Array, x_shape: tuple, w_shape: tuple
-) -> jax.Array:
-    """``[B, M, N]`` to batch, lhs free, rhs free, each in the order of the operand."""
-    names = [
-        *(("b", d) for d in layout.w_batch),
-        *(("x", d) for d in layout.x_free),
-        *(("w", d) for d in layout.w_free),
-    ]
-    shapes = {"b": w_shape, "x": x_shape, "w": w_shape}
-    full = lax.reshape(out, tuple(shapes[kind][d] for kind, d in names))
-    batch = [("b", d) for d in spec.dims[1][spec.weight]]
-    free = [[("x", d) for d in sorted(layout.x_free)], [("w", d) for d in sorted(layout.w_free)]]
-    wanted = batch + (free[1] + free[0] if spec.weight == 0 else free[0] + free[1])
-    return lax.transpose(full, tuple(names.index(name) for name in wanted))
-
-
-def _size(shape: Sequence[Any]) -> Any:
-    total = 1
-    for n in shape:
-        total = total * n
-    return total
+def _as_kernels_take(lhs: Operand) -> Operand:
+    """Kernels take no floats with scales on the left: those of tables are multiplied here."""
+    if lhs.codes.dtype != jnp.float32:
+        return lhs
+    groups = jnp.reshape(lhs.codes, (*lhs.scale.shape, -1))
+    return _floats(jnp.reshape(groups * lhs.scale[..., None], lhs.codes.shape))
 
 
 def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:
     """The kernels' description of this product, from shapes alone."""
+    calls: list[KernelCall] = []
 
-    def operands(x, w):
-        found, group = _operands(spec, lay_out(spec, x.ndim, w), x, w, {})
-        groups.append(group)
-        return found
+    def operands(x: Any, w: QTensor) -> tuple[jax.Array, ...]:
+        layout = lay_out(spec.dims, spec.weight, x.ndim, w)
+        calls.append(_kernel_call(spec, layout, x, w, {"key": jax.random.key(0)}))
+        return calls[-1].operands
 
-    groups: list[int] = []
     shapes = jax.eval_shape(operands, x, w)
-    return describe(shapes, groups[-1], spec.out)
+    return describe(shapes, calls[-1].group, calls[-1].out)

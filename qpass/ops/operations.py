@@ -9,7 +9,8 @@ import jax
 from qpass.errors import PlanError
 from qpass.graph._jax import JaxprEqn
 from qpass.numerics import QTensor, Quantizer, Scheme
-from qpass.ops.dot_general import DotSpec, normalize_dims, quantized_dot
+from qpass.ops.axes_of_product import normalize_dims
+from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
 from qpass.ops.layout import apply_layout, partition_specs
 from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
@@ -84,7 +85,7 @@ class QTensorOperations:
             w = self.unwrap(w)
         if not isinstance(w, QTensor):
             bounds = (fed or {}).get("bounds", {}).get("weight")
-            w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds)
+            w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1))
         return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)
 
 

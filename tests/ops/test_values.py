@@ -109,14 +109,14 @@ def test_bf16_operands_with_float32_results_stay_float32(act):
 
 
 def test_batch_and_free_axes_come_out_where_dot_general_puts_them():
-    """Every scale is a power of two times a code that int8 holds, so the product is exact."""
+    """The least element is -128, so every scale is 1 and the product exact."""
 
     def fn(p, x):
         return jnp.einsum("abmk,cakn->cmban", x, p["w"])
 
     rng = np.random.default_rng(0)
     x, w = (rng.integers(-126, 127, s).astype(np.float32) for s in ((2, 3, 4, 8), (5, 2, 8, 6)))
-    x[..., 0], w[:, :, 0] = 127, 127
+    x[..., 0], w[:, :, 0] = -128, -128
     got = qpass.transform(fn, rules("int8", "int8"))({"w": jnp.asarray(w)}, jnp.asarray(x))
     np.testing.assert_allclose(got, np.einsum("abmk,cakn->cmban", x, w), rtol=1e-6)
 

@@ -1,0 +1,89 @@
+"""How a ``dot_general`` maps to the product ``[B, M, K] x [B, N, K]`` of kernels, and back."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from qpass.numerics import QTensor
+
+Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Axes of both operands of a product, in the order in which they are flattened."""
+
+    x_batch: tuple[int, ...]
+    x_free: tuple[int, ...]
+    x_contract: tuple[int, ...]
+    w_batch: tuple[int, ...]
+    w_free: tuple[int, ...]
+    w_contract: tuple[int, ...]
+
+
+def normalize_dims(dimension_numbers: Any) -> Dims:
+    """Dimension numbers as tuples of plain ints, so that they can be compared and hashed."""
+    (lc, rc), (lb, rb) = dimension_numbers
+    ints = [tuple(int(d) for d in part) for part in (lc, rc, lb, rb)]
+    return (ints[0], ints[1]), (ints[2], ints[3])
+
+
+def lay_out(dims: Dims, weight: int, x_ndim: int, w: QTensor) -> Layout:
+    """Choose the order of axes so that the weight's codes need not move.
+
+    Args:
+        dims: dimension numbers.
+        weight: which operand ``w`` is, 0 or 1.
+        x_ndim: number of axes of the other.
+        w: the weight.
+    """
+    contract, batch = dims
+    x_contract, w_contract = contract[1 - weight], contract[weight]
+    x_batch, w_batch = batch[1 - weight], batch[weight]
+    pair = dict(zip((*w_contract, *w_batch), (*x_contract, *x_batch), strict=True))
+    w_contract, w_batch = w.operand_order(w_contract), w.operand_order(w_batch)
+    return Layout(
+        x_batch=tuple(pair[d] for d in w_batch),
+        x_free=_rest(x_ndim, (*x_contract, *x_batch)),
+        x_contract=tuple(pair[d] for d in w_contract),
+        w_batch=w_batch,
+        w_free=w.operand_order(_rest(w.ndim, (*w_contract, *w_batch))),
+        w_contract=w_contract,
+    )
+
+
+def flatten(x: jax.Array, layout: Layout, sizes: tuple[int, ...]) -> jax.Array:
+    """Float ``x`` as ``[B, M, K]``, contracted axes padded with zeros to ``sizes``."""
+    b, f = len(layout.x_batch), len(layout.x_free)
+    x = lax.transpose(x, (*layout.x_batch, *layout.x_free, *layout.x_contract))
+    if x.shape[b + f :] != sizes:
+        tail = [0] * (b + f) + [s - n for s, n in zip(sizes, x.shape[b + f :], strict=True)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, t, 0) for t in tail])
+    parts = (x.shape[:b], x.shape[b : b + f], x.shape[b + f :])
+    return lax.reshape(x, tuple(math.prod(part) for part in parts))
+
+
+def restore(
+    out: jax.Array, layout: Layout, dims: Dims, weight: int, x_shape: tuple, w_shape: tuple
+) -> jax.Array:
+    """``[B, M, N]`` to batch, lhs free, rhs free, each in the order of the operand."""
+    names = [
+        *(("b", d) for d in layout.w_batch),
+        *(("x", d) for d in layout.x_free),
+        *(("w", d) for d in layout.w_free),
+    ]
+    shapes = {"b": w_shape, "x": x_shape, "w": w_shape}
+    full = lax.reshape(out, tuple(shapes[kind][d] for kind, d in names))
+    batch = [("b", d) for d in dims[1][weight]]
+    free = [[("x", d) for d in sorted(layout.x_free)], [("w", d) for d in sorted(layout.w_free)]]
+    wanted = batch + (free[1] + free[0] if weight == 0 else free[0] + free[1])
+    return lax.transpose(full, tuple(names.index(name) for name in wanted))
+
+
+def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
+    return tuple(d for d in range(ndim) if d not in taken)

@@ -1,0 +1,135 @@
+"""Products of operands with zero points, by kernels that know none.
+
+``sum (a - za) (w - zw) = sum a w  -  za sum w  -  zw sum (a - za)``, the sums over K or, where
+scales differ along K, over each group of it. The first sum is the kernel's. The second is the
+kernel's as well where every row of ``a`` has one scale: a row of ones beside the rows of ``a``
+gives the sums of the columns of the weight times its scales, without another pass over the weight.
+The third needs sums of the activation alone.
+
+Each product is rounded before it is added to anything, and each sum is kept from its surroundings,
+so that all is computed in the same way whatever program it stands in.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qpass.numerics import Operand
+from qpass_kernels.reference import sealed
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Contracted sizes of both operands, and what they are padded to with zero codes."""
+
+    real: tuple[Any, ...]
+    padded: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """What a kernel is asked for, and what makes the product of its result.
+
+    Attributes:
+        operands: lhs, rhs, rhs_scale and, for codes on the left, lhs_scale.
+        group: elements of K that share a scale.
+        out: dtype name of the kernel's result.
+        finish: the kernel's result ``[B, M, N]`` (with one more row for some) -> the product.
+    """
+
+    operands: tuple[jax.Array, ...]
+    group: Any
+    out: str
+    finish: Callable[[jax.Array], jax.Array]
+
+
+def kernel_call(a: Operand, w: Operand, sizes: Sizes, out: str) -> KernelCall:
+    """The call for ``a [B, M, K]`` times ``w [B, N, K]`` with the zero points that they have.
+
+    Args:
+        a: codes, or floats with neither scale nor zero point.
+        w: codes.
+        sizes: of the contracted axes.
+        out: dtype name of the product.
+    """
+    group = min(a.group, w.group) if isinstance(a.group, int) else w.group
+    if a.zero is None and w.zero is None:
+        return KernelCall(_arrays(a, w), group, out, lambda total: total)
+    rows = a.zero is not None and a.scale.shape[2] == 1
+    finish = partial(_by_rows if rows else _by_groups, a=a, w=w, sizes=sizes, out=out)
+    return KernelCall(_arrays(_with_ones(a) if rows else a, w), group, "float32", finish)
+
+
+def _arrays(a: Operand, w: Operand) -> tuple[jax.Array, ...]:
+    codes = (a.codes, w.codes, w.scale)
+    return codes if a.scale is None else (*codes, a.scale)
+
+
+def _with_ones(a: Operand) -> Operand:
+    """A row of ones below the codes. All rows have scale 1: theirs multiplies the product last."""
+    tail = [(0, 0, 0), (0, 1, 0), (0, 0, 0)]
+    codes = lax.pad(a.codes, jnp.ones((), a.codes.dtype), tail)
+    return a._replace(codes=codes, scale=jnp.ones((*codes.shape[:2], 1), jnp.float32))
+
+
+def _by_rows(total: jax.Array, a: Operand, w: Operand, sizes: Sizes, out: str) -> jax.Array:
+    """Zero points by row of ``a``; the last row of ``total`` holds the sums of the weight."""
+    assert a.zero is not None
+    total, sums = total[:, :-1], total[:, -1:]
+    total = sealed(total - sealed(a.zero * sums))
+    unscaled = a._replace(scale=jnp.ones_like(a.scale))
+    total = _without_zeros(total, unscaled, w, sizes)
+    return sealed((total * a.scale).astype(out))
+
+
+def _by_groups(total: jax.Array, a: Operand, w: Operand, sizes: Sizes, out: str) -> jax.Array:
+    """Zero points by group of ``a``, or none."""
+    if a.zero is not None:
+        sums = w.scale * _sums(w.codes, a.zero.shape[2])
+        total = sealed(total - _outer(a.zero * a.scale, sums))
+    return sealed(_without_zeros(total, a, w, sizes).astype(out))
+
+
+def _without_zeros(total: jax.Array, a: Operand, w: Operand, sizes: Sizes) -> jax.Array:
+    """The product minus what the zero points of the weight have added to it."""
+    if w.zero is None:
+        return total
+    groups = w.zero.shape[2] if a.scale is None else max(w.zero.shape[2], a.scale.shape[2])
+    sums = _sums(a.codes, groups)
+    if a.zero is not None:
+        sums = sums - a.zero * _lengths(sizes, groups)
+    if a.scale is not None:
+        sums = sums * a.scale
+    return sealed(total - _outer(sums, w.zero * w.scale))
+
+
+def _sums(x: jax.Array, groups: int) -> jax.Array:
+    """Sums of ``[B, R, K]`` over each group: float32 ``[B, R, G]``, exact for integers."""
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
+    wide = sealed(x).astype(jnp.int32 if integer else jnp.float32)
+    parts = jnp.reshape(wide, (*x.shape[:2], groups, x.shape[2] // groups))
+    return sealed(jnp.sum(parts, axis=3).astype(jnp.float32))
+
+
+def _lengths(sizes: Sizes, groups: int) -> Any:
+    """How many elements of each group are not padding: ``[G]``."""
+    if groups == 1:
+        return jnp.asarray(math.prod(sizes.real), jnp.float32)
+    tail = [(0, p - n) for n, p in zip(sizes.real, sizes.padded, strict=True)]
+    real = np.pad(np.ones(sizes.real, np.float32), tail)
+    return real.reshape(groups, -1).sum(axis=1)
+
+
+def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``[B, M, G]`` by ``[B, N, G]``, which may have one column for all groups: ``[B, M, N]``."""
+    x, y = (jnp.broadcast_to(v, (*v.shape[:2], max(x.shape[2], y.shape[2]))) for v in (x, y))
+    x, y = sealed((x, y))
+    dims = (((2,), (2,)), ((0,), (0,)))
+    return sealed(lax.dot_general(x, y, dims, precision=lax.Precision.HIGHEST))
