@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qpass_bench.pages import table, template
-from qpass_bench.roundtrip import GRANULARITIES
+from qpass_bench.roundtrip import GRANULARITIES, OWN
 
 DATA = {
     "normal": "Normal values",
@@ -40,14 +40,14 @@ def _normal(report: Mapping[str, Any], qtype: str, granularity: str) -> str:
 
 def types(report: Mapping[str, Any], data: str) -> str:
     """A row a type, a column a granularity."""
-    head = ("type", "bits", *GRANULARITIES, "own block")
+    head = ("type", "bits", *GRANULARITIES, OWN)
     return table(head, (_type_row(row, data) for row in report["types"]))
 
 
 def _type_row(row: Mapping[str, Any], data: str) -> list[str]:
     cells = row["cells"]
     bits = min(cell["bits"] for cell in cells.values())
-    shown = (_figure(cells.get(column, {}).get(data)) for column in (*GRANULARITIES, "own"))
+    shown = (_figure(cells.get(column, {}).get(data)) for column in (*GRANULARITIES, OWN))
     return [row["type"], f"{bits:.2f}", *shown]
 
 
@@ -84,7 +84,7 @@ def plot(report: Mapping[str, Any], file: Any) -> None:
     from matplotlib.figure import Figure  # no pyplot: no window system, no global state
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "qpass", "font.size": 8}):
-        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
         panels = figure.subplots(1, len(DATA), sharey=True)
         for panel, (data, title) in zip(panels, DATA.items(), strict=True):
             _panel(panel, report["types"], data, title)
@@ -94,6 +94,7 @@ def plot(report: Mapping[str, Any], file: Any) -> None:
 
 
 def _panel(panel: Any, rows: Sequence[Mapping[str, Any]], data: str, title: str) -> None:
+    rows = [row for row in rows if "fnuz" not in row["type"]]  # as good as their namesakes
     for (x, y), row, style in zip(_lines(rows, data), rows, _styles(), strict=False):
         panel.plot(x, y, label=row["type"], markersize=4, linewidth=1, **style)
     panel.set(xscale="log", yscale="log", title=title, xlabel="bits an element, with scales")

@@ -34,11 +34,12 @@ from qpass_bench.measure import Timing, interleaved, machine
 from qpass_bench.progress import Stages
 
 SIZE = 4096
-GRANULARITIES = ("", "g128", "g32", "tensor")
-SIMPLE: tuple[str, ...] = ()
-SEARCHES: tuple[str, ...] = ()
+GRANULARITIES = ("channel", "g128", "g32", "tensor", "b128x128")
+SIMPLE = ("absmax,0.9", "minmax", "fixed,-4,4")
+SEARCHES = ("rms,3", "absmean,3", "pow2", "percentile,99", "mse", "wmse", "snr")
 RANGED_TYPES = ("int8", "int4")
-"""The types that every range method is timed with; the others with the default one."""
+RANGED_GRANULARITIES = ("channel", "g32")
+"""What every range method is timed with; all else with the default one."""
 
 BATCH = 6
 """How many cases share their rounds: the streams are timed anew for every batch."""
@@ -76,14 +77,23 @@ class Case:
         """What is timed, jitted."""
         contract, pack = ((1,), False) if self.layout == "rows" else ((0,), True)
         quantizer = as_quantizer(self.quantizer)
-        return jax.jit(partial(quantize, quantizer=quantizer, contract=contract, pack=pack))
+        asked = partial(quantize, quantizer=quantizer, contract=contract, pack=pack)
+        if self.range != "wmse":
+            return jax.jit(asked)
+        return jax.jit(lambda x: asked(x, importance=jnp.ones((1, x.shape[1]), x.dtype)))
 
 
 def cases() -> Iterator[Case]:
-    """Every type and granularity; every range method with two types; transposed weights."""
-    for qtype, granularity in product((qtype.name for qtype in QTYPES), GRANULARITIES):
-        yield Case(qtype, granularity)
-    for qtype, granularity, method in product(RANGED_TYPES, GRANULARITIES, SIMPLE + SEARCHES):
+    """Every type and granularity; every range method with some; transposed weights.
+
+    A block format has its own blocks only.
+    """
+    for qtype in QTYPES:
+        for granularity in ("",) if qtype.block else GRANULARITIES:
+            yield Case(qtype.name, granularity)
+    for qtype, granularity, method in product(
+        RANGED_TYPES, RANGED_GRANULARITIES, SIMPLE + SEARCHES
+    ):
         yield Case(qtype, granularity, method)
     for qtype, granularity in product(RANGED_TYPES, GRANULARITIES):
         yield Case(qtype, granularity, layout="columns")

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qpass.errors import RuleError
 from qpass.numerics import QTYPES, QType, Quantizer, as_quantizer, quantize
 from qpass_bench import fetch, smollm
 from qpass_bench.measure import machine
@@ -29,20 +30,38 @@ SHAPE = (256, 1024)
 LAYER = 15
 """The layer of the demo's model whose matrices stand for real weights: the one in the middle."""
 
-GRANULARITIES = {"tensor": "tensor", "channel": "", "128": "g128", "32": "g32"}
+GRANULARITIES = {"tensor": "tensor", "channel": "channel", "128": "g128", "32": "g32"}
 """Columns of the table of types, and what they are in a quantizer's text."""
 
-RANGED = ("int4", "int4 g32")
-RANGES = ("absmax",)
+OWN = "own block"
+"""The column of block formats, which are tried at no other granularity."""
 
-DIALECTS = ("qwix", "qpass")
+RANGED = ("int4", "int4 g32")
+RANGES = (
+    "absmax",
+    "absmax,0.9",
+    "absmax,0.8",
+    "minmax",
+    "rms,2.5",
+    "absmean,3",
+    "percentile,99",
+    "mse",
+    "snr",
+    "pow2",
+)
+
+DIALECTS = ("qwix", "torchao", "aqt", "qpass")
 PUBLISHED = {
     "int8": 0.00847,
     "int4": 0.14425,
     "int4 g128": 0.11914,
     "int4 g32": 0.10143,
+    "nf4 g64": 0.09132,
     "fp8_e4m3": 0.02248,
     "fp8_e5m2": 0.04474,
+    "mxfp8": 0.02246,
+    "mxfp4": 0.11268,
+    "nvfp4": 0.08934,
 }
 """Round trips of ``SHAPE`` normal values that Qwix 0.1.8 gives."""
 
@@ -91,7 +110,7 @@ class Grid:
     """Which quantizers are tried.
 
     Attributes:
-        types: names; each at every granularity, a block format at its own only.
+        types: each at every granularity, a block format at its own only.
         ranged: quantizers as text, each with every one of `ranges`.
         ranges: words of range methods.
         published: errors of other libraries by quantizer, tried again in `dialects`.
@@ -145,9 +164,10 @@ def errors(quantizer: Quantizer, data: Arrays) -> dict[str, float]:
 
 
 def bits(quantizer: Quantizer, shape: tuple[int, ...]) -> float:
-    """Bits that an element takes, scales counted."""
+    """Bits that a stored element takes, scales counted."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    q = jax.eval_shape(partial(quantize, quantizer=quantizer, contract=(1,)), x)
+    stored = partial(quantize, quantizer=quantizer, contract=(1,), pack=True)
+    q = jax.eval_shape(stored, x)
     return 8 * q.nbytes / q.size
 
 
@@ -156,10 +176,17 @@ def _round_trip(x: jax.Array, quantizer: Quantizer) -> jax.Array:
 
 
 def _cells(qtype: QType, data: Arrays) -> Iterator[tuple[str, dict[str, float]]]:
-    """The errors of a type by granularity: of a block format at its own only."""
-    for column, word in GRANULARITIES.items():
-        yield column, errors(as_quantizer(spelled(qtype.name, word)), data)
+    """The errors of a type by granularity; unsigned ones with zero points."""
+    columns = {OWN: ""} if qtype.block else GRANULARITIES
+    for column, word in columns.items():
+        text = spelled(qtype.name, word, "asym" if qtype.qmin == 0 else "")
+        yield column, errors(as_quantizer(text), data)
 
 
 def _in_dialect(text: str, dialect: str, data: Arrays) -> float | None:
-    return errors(as_quantizer(text).in_dialect(dialect), {"normal": data["normal"]})["normal"]
+    """The error on normal values; None where a dialect lacks the type."""
+    try:
+        quantizer = as_quantizer(text).in_dialect(dialect)
+    except RuleError:
+        return None
+    return errors(quantizer, {"normal": data["normal"]})["normal"]

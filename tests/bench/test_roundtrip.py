@@ -78,6 +78,19 @@ def test_the_page_shows_every_figure(report):
         assert all(f"{cell['normal']:.5f}" in page for cell in row["cells"].values())
 
 
+def test_the_committed_page_shows_the_committed_figures():
+    page = (RESULTS.parents[1] / "docs" / "numerics.md").read_text(encoding="utf-8")
+    results = map(_result, ("roundtrip", "demo-cpu", "heldout-cpu"))
+    assert page == numerics_page.page(*results)
+
+
+def test_no_other_dialect_has_a_smaller_error_in_the_committed_figures():
+    for row in _result("roundtrip")["dialects"]:
+        found = {name: error for name, error in row["cells"].items() if error is not None}
+        assert found["qpass"] == min(found.values())
+        assert found["qwix"] == pytest.approx(row["published"], rel=0.01)
+
+
 def test_the_plot_is_a_small_text_file_that_does_not_change(report, tmp_path):
     first, second = tmp_path / "first.svg", tmp_path / "second.svg"
     numerics_page.plot(report, first)
