@@ -115,7 +115,7 @@ def places(
     spread = None if zero is None else expand(zero, x.shape, blocks)
     if spread is not None and dialect.zero_first:
         kept = dialect.quotient_precision(x.dtype)
-        y = _rounded(jnp.where(jnp.isnan(y), 0, y) + spread, kept)
+        y = rounded(jnp.where(jnp.isnan(y), 0, y) + spread, kept)
     y = round_codes(y, qtype, quantizer.rounding, key)
     return y if spread is None or dialect.zero_first else y + spread
 
@@ -165,9 +165,16 @@ def as_f32(x: jax.Array) -> jax.Array:
     rounding changes nothing in a value that has it already.
     """
     if x.dtype == jnp.bfloat16:
-        return _rounded(x.astype(jnp.float32), x.dtype)
+        return rounded(x.astype(jnp.float32), x.dtype)
     # `reduce_precision` would flush the subnormals of f16, which are ordinary numbers here.
     return (lax.optimization_barrier(x) if x.dtype.itemsize < 4 else x).astype(jnp.float32)
+
+
+def rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
+    """A float32 array rounded to a float dtype, still in float32; the same array for float32."""
+    if dtype == jnp.bfloat16:
+        return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
+    return as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
 
 
 def _symmetric(
@@ -199,11 +206,11 @@ def _asymmetric(lo: jax.Array, hi: jax.Array, quantizer: Quantizer, kept: np.dty
     scale = dialect.guard(jnp.maximum(-lo, hi), scale, kept, False)
     scale = quantizer.range.rescale(scale)
     if dialect.true_scales or dialect.divides:
-        below = _rounded(-lo / scale, kept)
+        below = rounded(-lo / scale, kept)
     else:
-        below = _rounded(-lo * _inverse(scale, kept), kept)
+        below = rounded(-lo * _inverse(scale, kept), kept)
     if dialect.zero_first:
-        zero = jnp.rint(_rounded(below + qtype.qmin, kept))
+        zero = jnp.rint(rounded(below + qtype.qmin, kept))
     else:
         zero = jnp.rint(below) + qtype.qmin
     return scale, jnp.clip(zero, qtype.qmin, qtype.qmax)
@@ -217,7 +224,7 @@ def _half_span(lo: jax.Array, hi: jax.Array, kept: np.dtype) -> jax.Array:
     half = hi * 0.5 - lo * 0.5
     if kept == jnp.float32:
         return half
-    return jnp.minimum(_rounded(half * 2, kept), float(jnp.finfo(kept).max)) * 0.5
+    return jnp.minimum(rounded(half * 2, kept), float(jnp.finfo(kept).max)) * 0.5
 
 
 def _parted(
@@ -227,10 +234,10 @@ def _parted(
     if dialect.true_scales:
         # XLA makes a product of a division by one number wherever it can tell that it is one, under
         # vmap even behind an optimization barrier. It does keep a number times 0.
-        return _rounded(span / (span * 0 + steps), kept)
+        return rounded(span / (span * 0 + steps), kept)
     wide = dialect.wide_floats and qtype.kind == "float"
     inverse = _inverse(np.float32(steps), jnp.dtype(jnp.float32) if wide else kept)
-    return _rounded(span * inverse, kept)
+    return rounded(span * inverse, kept)
 
 
 def _quotient(
@@ -238,24 +245,17 @@ def _quotient(
 ) -> jax.Array:
     kept = dialect.quotient_precision(x.dtype)
     if dialect.divides and scale.shape == x.shape:
-        return _rounded(as_f32(x) / scale, kept)
+        return rounded(as_f32(x) / scale, kept)
     inverse = _inverse(scale, kept) if dialect.divides else _reciprocal(scale, dialect, kept)
-    return _rounded(as_f32(x) * expand(inverse, x.shape, blocks), kept)
-
-
-def _rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
-    """A float32 array rounded to a float dtype, still in float32; the same array for float32."""
-    if dtype == jnp.bfloat16:
-        return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
-    return as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
+    return rounded(as_f32(x) * expand(inverse, x.shape, blocks), kept)
 
 
 def _reciprocal(scale: jax.Array, dialect: Dialect, kept: np.dtype) -> jax.Array:
     """`1 / scale`, rounded; 1 where a dialect lets scales become too small to have one."""
-    inverse = _rounded(1 / scale, kept)
+    inverse = rounded(1 / scale, kept)
     return jnp.where(jnp.isinf(inverse), 1, inverse) if dialect.of_zeros else inverse
 
 
 def _inverse(y: Any, dtype: np.dtype) -> Any:
     """`1 / y` as XLA has it for arrays of that dtype: f16 is computed in f16, bf16 in float32."""
-    return _rounded(jnp.asarray(1 / y), dtype) if dtype == jnp.float16 else 1 / y
+    return rounded(jnp.asarray(1 / y), dtype) if dtype == jnp.float16 else 1 / y

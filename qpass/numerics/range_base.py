@@ -28,6 +28,7 @@ class Sample:
             as `E[x^2]` along the contracted axis of a weight; None where it is not known.
         trial: from two bounds, the values that come back when `values` is quantized with them and
             dequantized, in float32.
+        rounded: rounds float32 to what the dialect computes scales in.
     """
 
     values: jax.Array
@@ -35,10 +36,15 @@ class Sample:
     blocks: tuple[int, ...]
     importance: jax.Array | None
     trial: Callable[[jax.Array, jax.Array], jax.Array]
+    rounded: Callable[[jax.Array], jax.Array] = lambda y: y
 
     def extremes(self) -> Bounds:
         """The least and the greatest finite value of each block and 0."""
         return extremes(self.values, self.blocks)
+
+    def times(self, y: jax.Array, factor: float) -> jax.Array:
+        """`y * factor`, both factor and product as the dialect rounds them."""
+        return self.rounded(y * self.rounded(jnp.full((), factor, jnp.float32)))
 
 
 class Range:

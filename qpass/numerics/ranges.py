@@ -63,7 +63,7 @@ class AbsMax(Range):
         lo, hi = sample.extremes()
         if self.factor == 1:
             return lo, hi
-        bounds = settled(sample, lo * self.factor, hi * self.factor)
+        bounds = settled(sample, sample.times(lo, self.factor), sample.times(hi, self.factor))
         return not_too_wide(sample, *bounds) if self.factor > 1 else bounds
 
     def __str__(self) -> str:

@@ -31,6 +31,7 @@ OTHERS = (
     *("fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "fp8_e4m3b11fnuz", "fp4_e2m1"),
 )
 AQT_USUAL, AQT_OTHERS = ("int8", "int4", "fp8_e4m3"), ("int7", "int6", "int5", "int3", "int2")
+RANGED = ("int8 absmax,0.9", "int4 absmax,0.77", "int8 asym absmax,0.9")
 BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}
 
 
@@ -50,13 +51,14 @@ def parts(q):
 
 def with_qwix(module, x, text, cut):
     name, *rest = text.split()
+    method = next((word for word in rest if "," in word), "absmax")
     channels, tiles = CHANNELS[cut] if cut in CHANNELS else ((0,), {1: int(cut[1:])})
     q = module.quantize(
         x,
         QWIX_NAMES.get(name, name),
         channelwise_axes=channels,
         tiled_axes=tiles,
-        calibration_method="minmax" if rest else "absmax",
+        calibration_method=method.replace("absmax", "minmax") if "asym" in rest else method,
     )
     zero = {} if q.zero_point is None else {"zero": q.zero_point}
     return {"codes": q.qvalue, "scale": q.scale} | zero
@@ -117,6 +119,15 @@ def test_block_formats_have_those_of_qwix(qwix, dtype):
         [(t, f"g{n}") for t, n in BLOCKS.items()],
         least=-5,
     )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_clipped_ranges_have_those_of_qwix(qwix, dtype):
+    """In float32 XLA scales both ends of an asymmetric range and subtracts in one operation."""
+    texts = RANGED[:2] if dtype == jnp.float32 else RANGED
+    fixed = [("int8 fixed,-4,4", "tensor"), ("int8 asym fixed,-1,4", "tensor")]
+    cases = crossed(texts, ("", "g16")) + fixed
+    assert_agree(partial(with_qwix, qwix.module), "qwix", dtype, cases)
 
 
 @pytest.fixture
