@@ -28,6 +28,7 @@ from qpass.graph.feeds import enclosing
 from qpass.graph.merging import Max, Min, Sum
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.keys import leaf_keys
 from qpass.numerics.statistics import State, merge, observe, of_one_batch, range_of
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
@@ -59,7 +60,7 @@ def observer(plan: Plan) -> Callable[[list, Given], Stats]:
     def run(values: list, given: Given) -> Stats:
         derivatives = plan.dataflow.derivatives
         rewriter = Rewriter(plan.actions, derivatives, operations, REBUILD, tap, tap_rules=True)
-        inputs = enter_program(values, plan.storage)
+        inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
         frame = Frame(feeds=feeds(plan, replace(given, ranges={})))
         _, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
         seen = [taps.get(tap_name(key), {}) for key in decisions]

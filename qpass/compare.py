@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +11,14 @@ from jax import lax
 from jax.core import eval_jaxpr
 
 from qpass.errors import CallError
+from qpass.given import Given, feeds
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.graph.dataflow import Key
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.keys import check_key, leaf_keys
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
@@ -69,21 +72,24 @@ class Comparison:
         return f"{to_text(self.table())}\n{total}{unseen}"
 
 
-def compare(plan: Plan, call: Call) -> Comparison:
+def compare(plan: Plan, call: Call, given: Given) -> Comparison:
     """Run the float and the quantized program, with taps at every quantized site.
 
     Args:
         plan: the plan of this call.
         call: the arguments, with float parameters.
+        given: values beside them. Static operands without a range have that of these arguments.
 
     Raises:
         CallError: a parameter is already quantized, so that there is no float to compare with, or
             no quantized site ran, so that nothing is compared.
+        QuantizeError: a site rounds stochastically and no key is given.
     """
+    check_key(plan, given.key, call.values)
     for leaf, value in zip(call.leaves, call.values, strict=True):
         if isinstance(value, QTensor):
             raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
-    merged, result = jax.jit(lambda values: _run(plan, values))(list(call.values))
+    merged, result = jax.jit(partial(_run, plan))(list(call.values), given)
     taps = {name: tap.value for name, tap in merged.items()}
     tapped = [(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]
     seen = [(decision, tap) for decision, tap in tapped if _runs(tap)]
@@ -109,11 +115,12 @@ def _runs(tap: tuple) -> float:
     return float(jnp.sum(tap[2]))
 
 
-def _run(plan: Plan, values: list) -> tuple[dict, tuple[Any, Any]]:
+def _run(plan: Plan, values: list, given: Given) -> tuple[dict, tuple[Any, Any]]:
     operations = QTensorOperations(plan.kernels)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
     jaxpr = plan.program.jaxpr
-    quantized, taps = rewriter.run(jaxpr, enter_program(values, plan.storage), Frame())
+    inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
+    quantized, taps = rewriter.run(jaxpr, inputs, Frame(feeds=feeds(plan, given)))
     exact = eval_jaxpr(jaxpr, jaxpr.consts, *values)
     pairs = [
         _powers(e, operations.unwrap(q))

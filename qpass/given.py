@@ -7,7 +7,8 @@ and are fed to the sites that use them (`qpass.graph.feeds`).
 A site is fed a dict with what there is for it:
 
 * ``"bounds"``: for each of its operands with a static quantizer, ``"act"`` or ``"weight"``, the
-  range ``(lo, hi)``, float32 scalars.
+  range ``(lo, hi)``, float32 scalars;
+* ``"key"``: a random key of its own, where it rounds stochastically.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,27 +25,31 @@ from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, iterations, nest
 from qpass.graph.provenance import Origin
+from qpass.keys import check_key, site_keys
 from qpass.numerics import QTensor, Quantizer
 from qpass.ops.weights import weighs
 from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["ranges"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["ranges", "key"], meta_fields=[])
 @dataclass(frozen=True, eq=False)
 class Given:
     """Values beside the arguments.
 
     Attributes:
         ranges: ``(lo, hi)`` by the name of the operand in captured statistics, from `ranges`.
+        key: for stochastic rounding (`qpass.keys`); None for none.
     """
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
+    key: jax.Array | None = None
 
 
 def feeds(plan: Plan, given: Given) -> Feeds:
     """What each site is fed; inside the trace of the rewritten program."""
-    fed: dict[Key, dict[str, Any]] = {}
+    keys = {} if given.key is None else site_keys(plan, given.key)
+    fed: dict[Key, dict[str, Any]] = {site: {"key": key} for site, key in keys.items()}
     for decision in plan.decisions:
         bounds = {
             side: given.ranges[name]
@@ -52,7 +57,7 @@ def feeds(plan: Plan, given: Given) -> Feeds:
             if name in given.ranges
         }
         if bounds:
-            fed[decision.site.key] = {"bounds": bounds}
+            fed.setdefault(decision.site.key, {})["bounds"] = bounds
     return nest(fed)
 
 
@@ -61,6 +66,7 @@ def find_fault(plan: Plan, given: Given, values: Sequence[Any]) -> QPassError | 
     try:
         check_ranges(plan, given)
         check_weighed(plan, values)
+        check_key(plan, given.key, values)
     except QPassError as error:
         return error
     return None

@@ -2,13 +2,15 @@
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
 import jax
 
 from qpass.integrations.boundary import holds_objects
+from qpass.keys import as_key
 from qpass.transformed import Transformed
 
 
@@ -22,13 +24,17 @@ class Jitted:
     Args:
         fn: the transformed function.
         options: options of `jax.jit`.
+        compiled: what is compiled, where that is not the function itself.
     """
 
-    def __init__(self, fn: Transformed, options: dict[str, Any]) -> None:
+    def __init__(
+        self, fn: Transformed, options: dict[str, Any], compiled: Callable | None = None
+    ) -> None:
         functools.update_wrapper(self, fn, updated=())
         self._fn = fn
         self._options = options
-        self._pure: Any = jax.jit(fn, **options)
+        self._compiled = compiled or fn
+        self._pure: Any = jax.jit(self._compiled, **options)
         self._structures: dict[Any, bool] = {}
         self.plan = fn.plan
         self.quantize = fn.quantize
@@ -40,11 +46,26 @@ class Jitted:
         """The same with these ranges for static operands: see `Transformed.with_ranges`."""
         return Jitted(self._fn.with_ranges(ranges), self._options)
 
+    def with_key(self, key: Any) -> "KeyedJit":
+        """The same with a random key: see `Transformed.with_key`. Keys share one compilation."""
+        return KeyedJit(self, as_key(key))
+
+    @functools.cached_property
+    def _taking_key(self) -> "Jitted":
+        """The same with one more argument, by keyword: ``qpass_key``."""
+
+        def keyed(*args: Any, qpass_key: jax.Array, **kwargs: Any) -> Any:
+            return self._fn.with_key(qpass_key)(*args, **kwargs)
+
+        # As jax.jit looks up names of arguments: they are those of the function.
+        functools.update_wrapper(keyed, self._fn, updated=())
+        return Jitted(self._fn, self._options, keyed)
+
     @functools.cached_property
     def _stateful(self) -> Any:
         from flax import nnx
 
-        return nnx.jit(self._fn, **self._options)
+        return nnx.jit(self._compiled, **self._options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with its quantized products; same signature and results."""
@@ -87,3 +108,28 @@ class Jitted:
         if stateful is None:
             stateful = self._structures[structure] = holds_objects((args, kwargs))
         return self._stateful if stateful else self._pure
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedJit:
+    """A `Jitted` with a random key. The key is one more argument of what is compiled.
+
+    Attributes:
+        jitted: the function.
+        key: the key.
+    """
+
+    jitted: Jitted
+    key: jax.Array
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function with its quantized products; same signature and results."""
+        return self.jitted._taking_key(*args, qpass_key=self.key, **kwargs)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> Any:
+        """Quantize the parameters with this key: see `Transformed.quantize`."""
+        return self.jitted._fn.with_key(self.key).quantize(*args, **kwargs)
+
+    def compare(self, *args: Any, **kwargs: Any) -> Any:
+        """Error of every quantized site with this key: see `Transformed.compare`."""
+        return self.jitted._fn.with_key(self.key).compare(*args, **kwargs)

@@ -23,6 +23,7 @@ from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.keys import leaf_keys
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
@@ -136,7 +137,7 @@ def _run(plan: Plan, values: list, given: Given) -> tuple[list, dict, list]:
     operations = _Watched(plan.kernels)
     actions = {d.site.key: d.action for d in plan.decisions if _can_be_watched(plan, d)}
     rewriter = Rewriter(actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
-    inputs = enter_program(values, plan.storage)
+    inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
     frame = Frame(feeds=feeds(plan, given))
     results, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
     return [_count(v) for v in values], taps, [_count(operations.unwrap(v)) for v in results]

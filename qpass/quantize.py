@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from qpass.errors import CallError
 from qpass.graph.program import Call
+from qpass.keys import check_leaf_key, leaf_keys
 from qpass.numerics import Packed, QTensor
 from qpass.ops.weights import Storage, abstract_weight, check_finite, encode_weight, weighs
 from qpass.plan import Plan
@@ -22,6 +23,7 @@ def quantize_tree(
     donate: bool,
     restore: Callable[[tuple, dict], tuple[tuple, dict]],
     importance: Callable[[int], jax.Array | None],
+    key: jax.Array | None,
 ) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
@@ -31,6 +33,7 @@ def quantize_tree(
         donate: delete each float leaf once it is quantized.
         restore: arguments of the program as the caller would give them.
         importance: for a stored leaf whose range weighs errors, how much they count; else None.
+        key: for leaves that are rounded stochastically.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
@@ -38,7 +41,7 @@ def quantize_tree(
 
     Raises:
         CallError: no argument holds parameters.
-        QuantizeError: a leaf that is to be stored holds NaN or infinities.
+        QuantizeError: a leaf that is to be stored holds NaN or infinities, or needs a key.
     """
     chosen = dict.fromkeys(leaf.argument for leaf in call.leaves if leaf.is_param)
     if not chosen:
@@ -46,27 +49,34 @@ def quantize_tree(
             "no argument holds parameters: give transform(params=...) a position, a name, or a "
             "predicate on the path."
         )
-    args, kwargs = restore(*call.rebuild(_quantize_leaves(plan, call, donate, importance)))
+    args, kwargs = restore(*call.rebuild(_quantize_leaves(plan, call, donate, importance, key)))
     found = [args[a] if isinstance(a, int) else kwargs[a] for a in chosen]
     return found[0] if len(found) == 1 else tuple(found)
 
 
 def _quantize_leaves(
-    plan: Plan, call: Call, donate: bool, importance: Callable[[int], jax.Array | None]
+    plan: Plan,
+    call: Call,
+    donate: bool,
+    importance: Callable[[int], jax.Array | None],
+    key: jax.Array | None,
 ) -> list[Any]:
     """The values of a call, one leaf after the other; an array that is two leaves only once."""
     values = list(call.values)
     readers = Counter(map(id, values))
     done: dict[tuple, QTensor] = {}
+    keys = leaf_keys(plan, key)
     for k, value in enumerate(call.values):
         storage = plan.storage.get(k)
         if storage is None or isinstance(value, QTensor):
             continue
-        key = (id(value), storage, k if weighs(storage.quantizer) else None)
-        if key not in done:
-            weights = partial(importance, k)
-            done[key] = _quantize_leaf(value, storage, _whose(plan, k), weights)
-        values[k] = done[key]
+        check_leaf_key(plan, k, key)
+        own = weighs(storage.quantizer) or k in keys
+        same = (id(value), storage, k if own else None)
+        if same not in done:
+            encode = partial(_encode, storage, partial(importance, k), keys.get(k))
+            done[same] = _quantize_leaf(value, storage, _whose(plan, k), encode)
+        values[k] = done[same]
         readers[id(value)] -= 1
         if donate and not readers[id(value)]:
             _delete(value)
@@ -89,14 +99,23 @@ def _delete(value: Any) -> None:
 
 
 def _quantize_leaf(
-    value: Any, storage: Storage, whose: str, importance: Callable[[], jax.Array | None]
+    value: Any, storage: Storage, whose: str, encode: Callable[[Any], QTensor]
 ) -> QTensor:
     if isinstance(value, jax.ShapeDtypeStruct):
         return abstract_weight(value, storage)
     if isinstance(value, Tracer):
-        return encode_weight(value, storage, importance=importance())
+        return encode(value)
     check_finite(value, whose)
-    return jax.block_until_ready(encode_weight(value, storage, importance=importance()))
+    return jax.block_until_ready(encode(value))
+
+
+def _encode(
+    storage: Storage,
+    importance: Callable[[], jax.Array | None],
+    key: jax.Array | None,
+    value: Any,
+) -> QTensor:
+    return encode_weight(value, storage, importance=importance(), key=key)
 
 
 def check_tensors(call: Call) -> None:

@@ -23,6 +23,7 @@ from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
 from qpass.importance import leaf_importance
 from qpass.integrations.boundary import Boundary, enter, explain_update
+from qpass.keys import as_key, leaf_keys
 from qpass.nonfinite import NonFinite, nonfinite
 from qpass.numerics import Packed, QTensor
 from qpass.ops.operations import QTensorOperations
@@ -86,18 +87,20 @@ def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
     program = plan.program
     operations = QTensorOperations(plan.kernels)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD)
+    fault = find_fault(plan, given, call.values)
     flat, tree = jax.tree.flatten((list(call.values), given))
 
     def rewritten(*arrays):
         values, beside = jax.tree.unflatten(tree, arrays)
-        inputs = enter_program(values, plan.storage)
+        if fault is not None:  # the program is not run, only its notes are read
+            beside = Given(key=jax.random.key(0))
+        inputs = enter_program(values, plan.storage, leaf_keys(plan, beside.key))
         frame = Frame(feeds=feeds(plan, beside))
         results, _ = rewriter.run(program.jaxpr, inputs, frame)
         return [operations.unwrap(value) for value in results]
 
     jaxpr = jax.make_jaxpr(rewritten)(*flat)
     notes = tuple(dict.fromkeys(rewriter.notes))
-    fault = find_fault(plan, given, call.values)
     return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes), fault)
 
 
@@ -175,7 +178,7 @@ class Transformed:
         with self._enter(args, kwargs) as (boundary, call):
             plan = self._plan(call, boundary)
             importance = functools.partial(leaf_importance, plan, stats)
-            return quantize_tree(plan, call, donate, boundary.restore, importance)
+            return quantize_tree(plan, call, donate, boundary.restore, importance, self.given.key)
 
     def capture(
         self, *args: Any, stats: Stats | None = None, decay: float = DECAY, **kwargs: Any
@@ -214,13 +217,29 @@ class Transformed:
         """
         return replace(self, given=replace(self.given, ranges=as_ranges(ranges)))
 
+    def with_key(self, key: Any) -> Self:
+        """The same function with this random key, for quantizers that round stochastically.
+
+        ``q.with_key(key)(params, x)`` draws the same numbers whenever the key is the same, so give
+        another one to each training step. Each product, iteration of a scan and stored weight draws
+        its own; under `jax.shard_map`, devices draw alike for their parts. The key is an argument
+        of the compiled program: another one needs no other compilation.
+
+        Args:
+            key: from `jax.random.key`; it may be traced.
+
+        Raises:
+            QuantizeError: it is no key, or several.
+        """
+        return replace(self, given=replace(self.given, key=as_key(key)))
+
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Error of every quantized site against float, for these arguments (float parameters).
 
         See `qpass.compare.compare` for what is measured.
         """
         with self._enter(args, kwargs) as (boundary, call):
-            return compare(self._plan(call, boundary), call)
+            return compare(self._plan(call, boundary), call, self.given)
 
     def nonfinite(self, *args: Any, **kwargs: Any) -> NonFinite:
         """Where NaN and infinities enter the quantized program, for these arguments.

@@ -27,6 +27,10 @@ class Call(Protocol):
         """The same with ranges for static operands."""
         ...
 
+    def with_key(self, key: Any) -> Self:
+        """The same with a key for stochastic rounding."""
+        ...
+
     def compare(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Errors of a call."""
         ...
@@ -73,6 +77,13 @@ class CalledModule:
         updates them.
         """
         return type(self)(self.module, self.call.with_ranges(ranges))
+
+    def with_key(self, key: Any) -> Self:
+        """The same with a key for stochastic rounding: see `qpass.Transformed.with_key`.
+
+        Like ranges, it belongs to the structure of this object.
+        """
+        return type(self)(self.module, self.call.with_key(key))
 
     def compare(self, *args: Any, **kwargs: Any) -> Any:
         """Error of every quantized site against float: see `qpass.Transformed.compare`."""

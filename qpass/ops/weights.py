@@ -49,6 +49,7 @@ def encode_weight(
     storage: Storage,
     bounds: tuple[jax.Array, jax.Array] | None = None,
     importance: jax.Array | None = None,
+    key: jax.Array | None = None,
 ) -> QTensor:
     """Quantize a leaf, contracted axes last in memory (K-minor), as every kernel reads it.
 
@@ -57,12 +58,11 @@ def encode_weight(
         storage: how.
         bounds: scalars, its range where that is static.
         importance: how much an error in each element counts, for ranges that weigh errors.
+        key: for stochastic rounding.
     """
     quantizer, bounds = whole_range(storage.quantizer, bounds, x.ndim)
     contract, separate = storage.contract, storage.separate
-    return quantize(
-        x, quantizer, contract, separate, pack=True, importance=importance, bounds=bounds
-    )
+    return quantize(x, quantizer, contract, separate, True, key, importance, bounds)
 
 
 def stored_nbytes(aval: Any, storage: Storage) -> int:
@@ -73,7 +73,13 @@ def stored_nbytes(aval: Any, storage: Storage) -> int:
 def abstract_weight(aval: Any, storage: Storage) -> QTensor:
     """What `encode_weight` gives for a leaf of this shape and dtype, without its arrays."""
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-    return jax.eval_shape(partial(encode_weight, storage=unweighted(storage)), x)
+    return jax.eval_shape(partial(encode_weight, storage=shaped(storage)), x)
+
+
+def shaped(storage: Storage) -> Storage:
+    """What gives tensors of the same shapes and needs nothing beside the array."""
+    plain = unweighted(storage)
+    return replace(plain, quantizer=plain.quantizer.nearest())
 
 
 def weighs(quantizer: Quantizer) -> bool:
@@ -94,7 +100,10 @@ def _unweighted(how: Range) -> Range:
 
 
 def fake_quantize_weight(
-    x: jax.Array, storage: Storage, bounds: tuple[jax.Array, jax.Array] | None = None
+    x: jax.Array,
+    storage: Storage,
+    bounds: tuple[jax.Array, jax.Array] | None = None,
+    key: jax.Array | None = None,
 ) -> QTensor:
     """Quantize a float leaf inside a program; gradients go to ``x``, straight or masked.
 
@@ -104,21 +113,24 @@ def fake_quantize_weight(
     so that what follows is computed exactly as for a stored tensor.
     """
     known = unweighted(storage)
-    q = lax.optimization_barrier(encode_weight(x, known, bounds))
+    q = lax.optimization_barrier(encode_weight(x, known, bounds, key=key))
     return replace(q, latent=without_clipped(x, q, storage.quantizer))
 
 
-def enter_program(values: Sequence[Any], storage: Mapping[int, Storage]) -> list[Any]:
+def enter_program(
+    values: Sequence[Any], storage: Mapping[int, Storage], keys: Mapping[int, jax.Array]
+) -> list[Any]:
     """A program's inputs as its rewritten form reads them: float weights are fake-quantized.
 
     Args:
         values: one float array or QTensor for each input.
         storage: how the inputs that are stored weights are quantized, by index.
+        keys: for those that are rounded stochastically, by index.
     """
     return [
         value
         if k not in storage or isinstance(value, QTensor)
-        else fake_quantize_weight(value, storage[k])
+        else fake_quantize_weight(value, storage[k], key=keys.get(k))
         for k, value in enumerate(values)
     ]
 

@@ -16,7 +16,7 @@ from qpass.graph.dataflow import Key, Use
 from qpass.graph.provenance import Origin, Step
 from qpass.numerics import PerChannel, QTensor
 from qpass.ops.layout import apply_layout
-from qpass.ops.weights import Storage, encode_weight, unweighted
+from qpass.ops.weights import Storage, encode_weight, shaped
 from qpass.passes.unstored import (
     ANY_AXIS,
     NO_PART,
@@ -154,7 +154,7 @@ def _lost_on_the_way(plan: Plan, leaf: int, origin: Origin, storage: Storage) ->
     lost: list[str] = []
 
     def replay(x: jax.Array) -> None:
-        q = encode_weight(x, unweighted(storage))
+        q = encode_weight(x, shaped(storage))
         for step in origin.steps:
             moved = _apply(step, q)
             if moved is None:

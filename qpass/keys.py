@@ -1,0 +1,137 @@
+"""Keys for stochastic rounding: from the caller's one, its own for each site, iteration and leaf.
+
+A site's key is folded from its number among all sites of the program, so that it does not change
+when rules do; each iteration of the scans around it has another one. What a rematerialized backward
+pass runs again has the key of its first run, and so rounds alike.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qpass.errors import QuantizeError
+from qpass.graph.dataflow import Key
+from qpass.graph.feeds import enclosing
+from qpass.numerics import NEAREST, QTensor, Quantizer
+from qpass.plan import Decision, Plan
+from qpass.suggest import shortened
+
+BACKWARD = frozenset({"dlhs", "drhs"})
+
+
+def draws(quantizer: Quantizer | None) -> bool:
+    """Whether a quantizer rounds at random."""
+    return quantizer is not None and quantizer.rounding != NEAREST
+
+
+def as_key(key: Any) -> jax.Array:
+    """One typed key, from what `jax.random.key` or `jax.random.PRNGKey` gives.
+
+    Raises:
+        QuantizeError: it is no key, or several.
+    """
+    key = jnp.asarray(key)
+    if key.dtype == jnp.uint32 and key.ndim == 1:
+        key = jax.random.wrap_key_data(key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise QuantizeError(
+            f"Give one random key, as jax.random.key(0); got {key.dtype}{list(key.shape)}."
+        )
+    return key
+
+
+def site_keys(plan: Plan, key: jax.Array) -> dict[Key, jax.Array]:
+    """The keys of all sites that round at random, by call path.
+
+    Returns:
+        keys with a leading axis for each scan around the site.
+    """
+    numbers: dict[str, int] = {}
+    for decision in plan.decisions:
+        numbers.setdefault(_first_run(decision), len(numbers))
+    found = {}
+    for decision in random_sites(plan):
+        own = jax.random.fold_in(key, numbers[_first_run(decision)])
+        lengths = tuple(e.params["length"] for e in _loops(plan, decision, "scan"))
+        found[decision.site.key] = jax.random.split(own, lengths) if lengths else own
+    return found
+
+
+def leaf_keys(plan: Plan, key: jax.Array | None) -> dict[int, jax.Array]:
+    """The keys of all stored leaves that are rounded at random, by index of the input."""
+    if key is None:
+        return {}
+    own = jax.random.fold_in(key, len(plan.decisions))
+    return {k: jax.random.fold_in(own, k) for k in _random_leaves(plan)}
+
+
+def random_sites(plan: Plan) -> list[Decision]:
+    """Sites that round at random whenever they run."""
+    return [d for d in plan.decisions if d.action is not None and any(map(draws, _at_work(d)))]
+
+
+def check_key(plan: Plan, key: jax.Array | None, values: Sequence[Any]) -> None:
+    """Refuse to draw random numbers without a key, or the same ones in each iteration of a loop.
+
+    Args:
+        plan: the plan.
+        key: what was given.
+        values: the inputs of the call: a leaf that comes stored is not rounded again.
+
+    Raises:
+        QuantizeError: naming the sites.
+    """
+    sites = random_sites(plan)
+    lacking = [d.site.id for d in sites]
+    lacking += [_path(plan, k) for k in _random_leaves(plan) if not isinstance(values[k], QTensor)]
+    if lacking and key is None:
+        raise QuantizeError(
+            f"Give a random key, as q.with_key(key)(...) with another key for each call: "
+            f"{shortened(lacking, 5)} rounds stochastically."
+        )
+    looping = [d.site.id for d in sites if _loops(plan, d, "while")]
+    if looping:
+        raise QuantizeError(
+            f"Round {shortened(looping, 5)} to the nearest, or write the loop as a scan: in a "
+            "while loop, all iterations would draw the same random numbers."
+        )
+
+
+def check_leaf_key(plan: Plan, index: int, key: jax.Array | None) -> None:
+    """Refuse to store a leaf that is rounded at random without a key.
+
+    Raises:
+        QuantizeError: naming the leaf.
+    """
+    if key is None and draws(plan.storage[index].quantizer):
+        raise QuantizeError(
+            f"Give a random key, as q.with_key(key).quantize(...): {_path(plan, index)} is stored "
+            f"as {plan.storage[index].quantizer}, which rounds stochastically."
+        )
+
+
+def _random_leaves(plan: Plan) -> list[int]:
+    return [k for k, storage in plan.storage.items() if draws(storage.quantizer)]
+
+
+def _path(plan: Plan, index: int) -> str:
+    return plan.program.leaves[index].path
+
+
+def _at_work(decision: Decision) -> tuple[Quantizer | None, ...]:
+    """The quantizers that a site runs itself."""
+    scheme = decision.quantized.scheme
+    return scheme.act, None if decision.stored else scheme.weight
+
+
+def _first_run(decision: Decision) -> str:
+    site = decision.site
+    return site.forward if site.forward and site.role not in BACKWARD else site.id
+
+
+def _loops(plan: Plan, decision: Decision, primitive: str) -> list[Any]:
+    path, _ = decision.site.key
+    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
+    return [eqn for eqn in around if eqn.primitive.name == primitive]

@@ -1,0 +1,162 @@
+"""Stochastic rounding in rules: keys come from the caller, and every site has its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import qpass
+from qpass.errors import QuantizeError
+from tests.programs import CASES, matmul, rules, scanned
+
+SR = "int4 sr8"
+KEY = jax.random.key(3)
+
+
+def arguments(name="matmul"):
+    return CASES[name].arguments()
+
+
+def test_a_call_without_a_key_names_the_sites_and_the_way_out():
+    params, x = arguments()
+    q = qpass.transform(matmul, rules(SR, SR))
+    assert q.plan(params, x).decisions[0].action is not None
+    for call in (q, jax.jit(q), q.compare):
+        with pytest.raises(QuantizeError, match=r"q.with_key\(key\).*w/dot_general.0"):
+            call(params, x)
+    with pytest.raises(QuantizeError, match=r"q.with_key\(key\).quantize.*: w is stored as int4"):
+        q.quantize(params, x)
+
+
+def test_stored_weights_need_no_key():
+    params, x = arguments()
+    q = qpass.transform(matmul, rules(SR, "int8"))
+    stored = q.with_key(KEY).quantize(params, x)
+    q(stored, x)
+
+
+def test_a_key_repeats_and_another_one_does_not():
+    params, x = arguments()
+    q = qpass.transform(matmul, rules("int8", SR))
+    first = q.with_key(KEY)(params, x)
+    np.testing.assert_array_equal(q.with_key(KEY)(params, x), first)
+    assert np.any(np.asarray(q.with_key(jax.random.key(4))(params, x)) != first)
+    old_style = q.with_key(jax.random.PRNGKey(3))(params, x)
+    np.testing.assert_array_equal(old_style, first)
+
+
+def test_results_are_right_in_the_mean():
+    """Over keys, against the product of float operands: 4 sigma."""
+    params, x = arguments()
+    q = qpass.transform(matmul, rules(SR, SR))
+    keys = jax.random.split(KEY, 600)
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: q.with_key(key)(params, x)))(keys))
+    sigma = draws.std(axis=0) / np.sqrt(len(keys))
+    assert np.all(np.abs(draws.mean(axis=0) - x @ params["w"]) < 4.5 * sigma)
+    assert sigma.min() > 0
+
+
+def test_on_the_fly_and_stored_with_one_key_are_equal_bit_for_bit():
+    params, x = arguments()
+    q = qpass.transform(matmul, rules(SR, SR)).with_key(KEY)
+    on_the_fly, served = jax.jit(q)(params, x), jax.jit(q)(q.quantize(params, x), x)
+    np.testing.assert_array_equal(on_the_fly, served)
+
+
+def test_every_iteration_of_a_scan_draws_its_own():
+    """The same layer on the same input, with nothing between that could tell iterations apart."""
+
+    def same_again(p, x):
+        return lax.scan(lambda _, w: (0.0, x @ w), 0.0, p["w"])[1]
+
+    params, x = arguments("scanned")
+    params = {"w": jnp.broadcast_to(params["w"][:1], params["w"].shape)}
+    got = qpass.transform(same_again, rules("int8", SR)).with_key(KEY)(params, x)
+    assert np.any(np.asarray(got[0]) != got[1])
+    assert np.any(np.asarray(got[1]) != got[2])
+    nearest = qpass.transform(same_again, rules("int8", "int4"))(params, x)
+    np.testing.assert_array_equal(nearest[0], nearest[1])
+
+
+def test_every_site_draws_its_own():
+    params, x = arguments()
+
+    def twice(p, x):
+        return x @ p["a"], x @ p["b"]
+
+    q = qpass.transform(twice, rules("int8", SR)).with_key(KEY)
+    one, other = q({"a": params["w"], "b": params["w"]}, x)
+    assert np.any(np.asarray(one) != other)
+
+
+def test_gradients_are_those_of_the_values_that_were_drawn():
+    """Under remat too, whose second run has to draw the same."""
+    params, x = arguments()
+    q = qpass.transform(lambda p, x: jnp.sum(jnp.sin(jax.checkpoint(matmul)(p, x))), rules(SR, SR))
+    drawn = qpass.transform(matmul, rules(SR, SR)).with_key(KEY)
+    y = drawn(params, x)
+    dw, dx = (jax.grad(q.with_key(KEY), argnums=k)(params, x) for k in (0, 1))
+    wq = drawn.quantize(params, x)["w"].dequantize()
+    np.testing.assert_allclose(dx, jnp.cos(y) @ wq.T, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(np.asarray(dw["w"])).all()
+
+
+def test_in_a_scanned_network_under_jit_and_grad():
+    params, x = arguments("scanned")
+    q = qpass.transform(lambda p, x: jnp.sum(scanned(p, x)), rules("fp8_e4m3 sr", "fp8_e5m2 sr8"))
+    step = jax.jit(lambda key, p, x: jax.grad(q.with_key(key))(p, x)["w"])
+    first = step(KEY, params, x)
+    np.testing.assert_array_equal(step(KEY, params, x), first)
+    assert np.any(np.asarray(step(jax.random.key(9), params, x)) != first)
+
+
+def test_other_keys_need_no_other_compilation():
+    params, x = arguments()
+    traced = []
+
+    def counted(p, x):
+        traced.append(1)
+        return matmul(p, x)
+
+    q = qpass.jit(counted, rules=rules("int8", SR))
+    results = [q.with_key(jax.random.key(k))(params, x) for k in range(4)]
+    assert len(traced) == 1
+    assert np.any(np.asarray(results[0]) != results[1])
+    assert q._taking_key._pure._cache_size() == 1
+
+
+def test_jit_stores_weights_with_a_key():
+    params, x = arguments()
+    q = qpass.jit(matmul, rules=rules(SR))
+    stored = q.with_key(KEY).quantize(params, x)
+    again = qpass.transform(matmul, rules(SR)).with_key(KEY).quantize(params, x)
+    np.testing.assert_array_equal(stored["w"].codes, again["w"].codes)
+    np.testing.assert_array_equal(q.with_key(KEY)(params, x), q(stored, x))
+
+
+def test_a_while_loop_is_refused():
+    def loop(p, x):
+        return lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] @ p["w"]), (0, x))[1]
+
+    params = {"w": arguments("scanned")[0]["w"][0]}
+    q = qpass.transform(loop, rules("int8", SR)).with_key(KEY)
+    with pytest.raises(QuantizeError, match="w/dot_general.0 to the nearest.*while loop"):
+        q(params, arguments("scanned")[1])
+
+
+def test_backward_products_of_a_training_step():
+    """The gradient that comes in is rounded stochastically, as fp8 training does."""
+    params, x = arguments()
+    step = jax.grad(lambda p, x: jnp.sum(jnp.sin(matmul(p, x))))
+    given = [qpass.Rule(role="drhs", act="fp8_e5m2 sr", grad="fp8_e5m2 sr"), *rules("int8", "int8")]
+    q = qpass.transform(step, given)
+    draws = [np.asarray(q.with_key(jax.random.key(k))(params, x)["w"]) for k in (0, 0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert np.any(draws[0] != draws[2])
+
+
+@pytest.mark.parametrize("key", [3, jnp.ones(2), jax.random.split(KEY, 2)])
+def test_what_is_no_key_is_refused(key):
+    with pytest.raises(QuantizeError, match="one random key"):
+        qpass.transform(matmul, rules(SR)).with_key(key)
