@@ -14,7 +14,7 @@ from jax import lax
 
 from qpass_kernels import cpu_groups, reference
 from qpass_kernels.cpu_codes import as_bytes, decode, parts
-from qpass_kernels.kernel import Kernel, Product, dtype
+from qpass_kernels.kernel import CODES, Kernel, Product, dtype
 
 # Weight elements in a tile: 1 MB when decoded, which stays in a core's second-level cache. Half and
 # twice as much measured the same within the noise; a fifth of that is slower.
@@ -31,7 +31,7 @@ def supports(product: Product) -> str | None:
 def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:
     """Compute the product of the reference; grouped weights are decoded before the sum over K.
 
-    With a bfloat16 lhs of several rows, grouped weights are rounded to bfloat16.
+    With a bfloat16 lhs of several rows, grouped weights and values are rounded to bfloat16.
     """
     if cpu_groups.fits(product):
         return cpu_groups.run(product, lhs, lhs_scale, rhs, rhs_scale)
@@ -93,7 +93,8 @@ def _operand_dtype(product: Product) -> Any:
     bfloat16 holds every int8 and fp8 code exactly. For one row float32 is faster: its decoding is
     fused into the product.
     """
-    exact = product.lhs not in ("float32", "float16") and not product.grouped
+    codes = product.lhs not in ("float32", "float16") and product.rhs in CODES
+    exact = codes and not product.grouped
     several = not isinstance(product.m, int) or product.m > 1
     return jnp.bfloat16 if several and (exact or product.lhs == "bfloat16") else jnp.float32
 

@@ -7,7 +7,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-CODES = ("int8", "int4", "float8_e4m3fn", "float8_e5m2")
+# 8-bit floats that no tensor core of the kernels here multiplies
+FOREIGN_FP8 = ("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e4m3b11fnuz")
+CODES = ("int8", "int4", "float8_e4m3fn", "float8_e5m2", *FOREIGN_FP8)
+VALUES = "float32"
 FLOATS = ("float32", "bfloat16", "float16")
 ALIASES = {"gpu": "cuda"}  # jax.default_backend() says "gpu" where lowering says "cuda"
 
@@ -19,7 +22,8 @@ class Product:
     Attributes:
         batch, m, n, k: sizes; `batch` and `m` (in the reference every one) may be symbolic.
         lhs: dtype name of the left operand: int8 or fp8 codes, or a float (weight-only).
-        rhs: dtype name of the right codes: int8, int4, float8_e4m3fn, float8_e5m2.
+        rhs: dtype name of the right codes: integers or fp8; float32 where
+            codes have been turned into what they stand for, before scales.
         out: dtype name of the result.
         group: elements of K that share a scale; `k` where no operand is grouped.
         lhs_scale: "none" (float lhs), "row" (`[B, M, 1]`) or "group" (`[B, M, G]`).
@@ -42,7 +46,7 @@ class Product:
 
     def __post_init__(self):
         _one_of("lhs", self.lhs, CODES + FLOATS)
-        _one_of("rhs", self.rhs, CODES)
+        _one_of("rhs", self.rhs, (*CODES, VALUES))
         _one_of("out", self.out, FLOATS)
         _one_of("lhs_scale", self.lhs_scale, ("row", "group") if self.lhs in CODES else ("none",))
         _one_of("rhs_scale", self.rhs_scale, ("row", "group"))
@@ -61,6 +65,12 @@ class Product:
     def weight_only(self) -> bool:
         """Whether the left operand is float."""
         return self.lhs in FLOATS
+
+    @property
+    def foreign(self) -> str | None:
+        """Why no matrix unit of the kernels here takes the codes; None where one may."""
+        bad = next((x for x in (self.lhs, self.rhs) if x in FOREIGN_FP8), None)
+        return bad and f"{bad}: no matrix unit here multiplies it"
 
     @property
     def integer(self) -> bool:

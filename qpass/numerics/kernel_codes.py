@@ -5,7 +5,7 @@ its scales and zero points have to be multiplied by and shifted for it:
 
 * integers of fewer bits are int8 (int4 stays); unsigned ones are shifted down by half their range;
 * fp4 e2m1 and fp6 e2m3 are multiples of 1/2 and 1/8, so they are int8 too: products add up exactly;
-* tables without a unit (nf4) are floats.
+* tables without a unit (nf4) and fp8 that kernels do not know are the float32 they stand for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from qpass.numerics.formulas import values_of
 
 if TYPE_CHECKING:
     from qpass.numerics.qtypes import QType
+
+
+_EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 
 
 class KernelCodes(NamedTuple):
@@ -37,7 +40,7 @@ def kernel_codes(codes: jax.Array, qtype: QType) -> KernelCodes:
     unit = unit_of(qtype)
     if unit is not None:
         return KernelCodes((values_of(codes, qtype) * (1 / unit)).astype(jnp.int8), unit)
-    return KernelCodes(values_of(codes, qtype) if qtype.kind == "table" else codes)
+    return KernelCodes(codes if qtype.dtype.name in _EIGHT_BITS else values_of(codes, qtype))
 
 
 def unit_of(qtype: QType) -> float | None:

@@ -13,7 +13,8 @@ from tests.kernels.oracle import assert_close, operands, product, products
 
 def precision(p):
     """What weights are decoded to before the sum, where that rounds them."""
-    return "bfloat16" if p.lhs == "bfloat16" and p.grouped and p.m > 1 else "float32"
+    rounds = p.grouped or p.rhs == "float32"
+    return "bfloat16" if p.lhs == "bfloat16" and rounds and p.m > 1 else "float32"
 
 
 @settings(max_examples=25, deadline=None)
@@ -38,7 +39,14 @@ def test_agrees_with_float64(p, seed):
 )
 @pytest.mark.parametrize(
     ("lhs", "rhs"),
-    [("float32", "int4"), ("bfloat16", "int8"), ("int8", "int4"), ("float16", "float8_e4m3fn")],
+    [
+        ("float32", "int4"),
+        ("bfloat16", "int8"),
+        ("int8", "int4"),
+        ("float16", "float8_e4m3fn"),
+        ("bfloat16", "float32"),
+        ("int8", "float32"),
+    ],
 )
 def test_tiles_cover_the_whole_weight(m, batch, n, k, group, lhs, rhs):
     p = product(m, n, k, lhs, rhs, batch=batch, group=group)
@@ -51,7 +59,7 @@ def test_those_shapes_do_take_several_tiles():
     assert cpu.INT_TILE < 700 * 2048
 
 
-@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("name", sorted(cpu_codes.FP8))
 def test_every_fp8_number_decodes_to_itself(name):
     codes = jax.lax.bitcast_convert_type(jnp.arange(256, dtype=jnp.uint8), jnp.dtype(name))
     want = np.asarray(codes).astype(np.float32)

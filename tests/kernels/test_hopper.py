@@ -125,6 +125,8 @@ def test_weights_of_common_models_are_not_padded():
         (HOPPER_DECODED, product(4, 8, 64, "bfloat16", "int8", group=24), "neither divides 64"),
         (HOPPER_DECODED, product(4, 8, 64, "bfloat16", "int8", group=4), "below 8"),
         (HOPPER_DECODED, product(4, 8, 64, "int8", "int8", group=32, lhs_group=True), "on lhs"),
+        (HOPPER_CODES, product(4, 8, 64, "int8", "float32"), "rhs is values"),
+        (HOPPER_DECODED, product(4, 8, 64, "bfloat16", "float32"), "rhs is float32"),
     ],
 )
 def test_refuses_with_a_reason(kernel, p, reason):

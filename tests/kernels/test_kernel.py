@@ -53,7 +53,7 @@ def test_unknown_platforms_get_the_reference(platform):
     ("field", "change"),
     [
         ("lhs", {"lhs": "int16"}),
-        ("rhs", {"rhs": "float32"}),
+        ("rhs", {"rhs": "float16"}),
         ("out", {"out": "int32"}),
         ("lhs_scale", {"lhs_scale": "none"}),
         ("lhs_scale", {"lhs": "float32"}),

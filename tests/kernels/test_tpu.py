@@ -115,6 +115,8 @@ def test_lowers_inside_shard_map():
         (TPU_DECODED, product(4, 8, 9000, "float32", "int8", group=1000), "no block"),
         (TPU_DECODED, product(4, 8, 64, "int8", "int8", group=32, lhs_group=True), "on lhs"),
         (TPU_DECODED, product("m", 8, 64, "float32", "int8", group=32), "symbolic"),
+        (TPU_CODES, product(4, 8, 64, "int8", "float32"), "rhs is values"),
+        (TPU_DECODED, product(4, 8, 64, "float32", "float32"), "rhs is values"),
     ],
 )
 def test_refuses_with_a_reason(kernel, p, reason):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.blocks import Body, call, choose_tiles
-from qpass_kernels.kernel import Kernel, Product, first_reason
+from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason
 from qpass_kernels.reference import INT32_SAFE_K
 
 MAX_M, MAX_K = 128, 128
@@ -16,7 +16,9 @@ def supports(product: Product) -> str | None:
     """Take int8 x int8, and fp8 x fp8 of either kind, with one scale a row."""
     return first_reason(
         (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        (product.foreign, product.foreign or ""),
         (product.weight_only, f"lhs is {product.lhs}, not codes"),
+        (product.rhs == VALUES, "rhs is values, not codes"),
         (product.grouped, "group scales: codes are multiplied before they are scaled"),
         ("int4" in (product.lhs, product.rhs), "the tensor core has no int4"),
         (("int" in product.lhs) != ("int" in product.rhs), "integer codes times fp8 codes"),

@@ -21,6 +21,7 @@ def supports(product: Product) -> str | None:
     kind = _operand(product)
     return first_reason(
         (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        (product.foreign, product.foreign or ""),
         (product.lhs == "float32", "lhs is float32: the tensor core would round it"),
         (product.rhs not in LOADED, f"rhs is {product.rhs}: it cannot be widened in registers"),
         (product.lhs == "int4", "int4 lhs"),

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from qpass_kernels.kernel import Kernel, Product, first_reason
+from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason
 from qpass_kernels.reference import INT32_SAFE_K
 from qpass_kernels.tpu.blocks import call
 
@@ -14,7 +14,9 @@ def supports(product: Product) -> str | None:
     """Take int8 x int8 or int4, and fp8 x fp8 of either kind, with one scale a row."""
     return first_reason(
         (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        (product.foreign, product.foreign or ""),
         (product.weight_only, f"lhs is {product.lhs}, not codes"),
+        (product.rhs == VALUES, "rhs is values, not codes"),
         (product.grouped, "group scales: codes are multiplied before they are scaled"),
         (product.out == "float16", "no float16 on TPU"),
         (("int" in product.lhs) != ("int" in product.rhs), "integer codes times fp8 codes"),

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from qpass_kernels.kernel import Kernel, Product, first_reason
+from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason
 from qpass_kernels.tpu.blocks import GROUPED_DEPTH, call, unit
 
 SUBLANES = 8
@@ -16,8 +16,10 @@ def supports(product: Product) -> str | None:
     grouped = product.rhs_scale == "group" and not product.symbolic
     return first_reason(
         (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        (product.foreign, product.foreign or ""),
         ("float16" in (product.lhs, product.out), "no float16 on TPU"),
         (product.lhs == "int4", "int4 lhs"),
+        (product.rhs == VALUES, "rhs is values, not codes"),
         (product.lhs_scale == "group", "group scales on lhs"),
         (grouped and product.group % SUBLANES, f"group {product.group} is no multiple of 8"),
         (
