@@ -53,7 +53,7 @@ def test_a_site_is_compared_on_the_activations_that_it_gets():
 def test_layers_inside_a_scan_are_told_apart():
     w, x = np.array(sample(3, 16, 16)), sample(4, 16, seed=1)
     w[1] = np.round(w[1])
-    w[1, 0] = 127  # the second layer's weights lie on the lattice: no error
+    w[1, 0] = 128  # the second layer's weights lie on the lattice: no error
     case = CASES["scanned"]
     found = qpass.transform(case.fn, rules("int8")).compare({"w": jnp.asarray(w)}, x)
     ((site, errors),) = found.layers.items()

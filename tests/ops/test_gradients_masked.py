@@ -24,6 +24,8 @@ from tests.programs import rules
 CLIPPED = (
     "int8 absmax,0.5",
     "int4 g16 absmax,0.5",
+    "int8 asym absmax,0.5",
+    "int4 g16 asym absmax,0.5",
     "fp8_e4m3 absmax,0.5",
     "fp4_e2m1 absmax,0.5",
     "nf4 g16 absmax,0.5",
