@@ -10,6 +10,7 @@ from qpass.numerics import as_quantizer, quantize
 
 RULES = {
     "absmax": "int4 absmax,0.9",
+    "asym": "int4 g16 asym mse,4",
     "rms": "int4 rms,2.5",
     "absmean": "int4 g16 absmean,2.5",
     "percentile": "int4 percentile,98",
@@ -20,7 +21,7 @@ RULES = {
 }
 
 
-ACTS = ("int8 percentile,90", "int8 tensor fixed,-2,2", "int8 rms,2", "int8 absmax,0.8")
+ACTS = ("int8 asym percentile,90", "int8 tensor fixed,2", "int8 rms,2", "int8 absmax,0.8")
 
 
 def model(params, x):

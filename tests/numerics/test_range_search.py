@@ -124,7 +124,9 @@ def test_weighted_search_without_importance_is_refused():
 def test_the_first_of_equal_factors_wins():
     x = np.float32([[1, -1, 0, 1]])
     assert bounds(Mse(), x, (1, 4), 4)[1] == 1  # nothing is lost at 1
-    assert bounds(Snr((0.5, 1.0, 2.0)), np.float32([[7, 0]]), (1, 2), 8)[1] == 7
+    four = np.float32([[4, 0]])  # code 4 of a scale of 1, code 2 of a scale of 2
+    assert bounds(Snr((1.75, 3.5)), four, (1, 2), 4)[1] == 7
+    assert bounds(Snr((3.5, 1.75)), four, (1, 2), 4)[1] == 14
     zeros = np.zeros((1, 4), np.float32)
     for method in (Mse(), Snr()):
         assert bounds(method, zeros, (1, 4)) == ([[0]], [[0]])
