@@ -14,6 +14,7 @@ from qpass.numerics.granularity import PerBlock, PerChannel, PerGroup, PerTensor
 from qpass.numerics.range_search import Mse, WeightedMse
 from qpass.numerics.ranges import AbsMax, Fixed, PowerOfTwo, Rms
 from qpass.numerics.rounding import NEAREST, Stochastic
+from qpass.numerics.scale_formats import E8M0, PowerRounding
 from tests.numerics.test_range_text import RANGES
 
 int8, int4, fp8_e4m3, mxfp4 = map(find_qtype, ("int8", "int4", "fp8_e4m3", "mxfp4"))
@@ -23,9 +24,7 @@ FULL = int4.grouped(128).asymmetric().ranged(WeightedMse()).stochastic(4).in_dia
 AXES = st.lists(st.integers(-4, 4), min_size=1, unique=True).map(tuple)
 GRANULARITIES = st.one_of(
     st.builds(PerTensor),
-    st.builds(
-        PerChannel, st.none() | st.lists(st.integers(-4, 4), min_size=1, unique=True).map(tuple)
-    ),
+    st.builds(PerChannel, st.none() | AXES),
     st.builds(PerGroup, SIZES | st.integers(2, 64).map(lambda n: Fraction(1, n))),
     st.builds(PerBlock, SIZES, SIZES),
 )
@@ -35,6 +34,7 @@ GRANULARITIES = st.one_of(
 def quantizers(draw):
     qtype = draw(st.sampled_from(QTYPES))
     dialect = draw(st.none() | st.sampled_from([d for d in DIALECTS if qtype.kind in d.kinds]))
+    powers = isinstance(qtype.scale_format, E8M0)
     centred = qtype.kind != "int" or not (dialect or QPASS).asymmetric
     return Quantizer(
         qtype,
@@ -45,6 +45,7 @@ def quantizers(draw):
         draw(st.just(NEAREST) | st.builds(Stochastic, st.none() | st.integers(1, 16))),
         draw(st.sampled_from([None, "masked"])),
         draw(st.booleans()),
+        draw(st.none() | st.sampled_from(PowerRounding)) if powers else None,
     )
 
 
@@ -71,6 +72,7 @@ def test_every_printed_form_reads_back(quantizer):
         ("int8 sr8 masked static", int8.stochastic(8).masked().static()),
         ("mxfp4 channel", mxfp4.per_channel()),
         ("mxfp4", mxfp4.grouped(32)),
+        ("mxfp4 floor g16 mse", mxfp4.scaled("floor").grouped(16).ranged("mse")),
         (
             "int4 g128 asym wmse sr4 qwix",
             int4.grouped(128).asymmetric().ranged(WeightedMse()).stochastic(4).in_dialect("qwix"),
