@@ -6,7 +6,7 @@ perhaps not at all. What a tap returns says itself how its arrays are merged: it
 neither the order of the runs nor their number matters, and each has a neutral element for none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -86,9 +86,10 @@ def neutral(shapes: Any) -> Any:
     """A tree of these shapes and dtypes that changes nothing in `merge`."""
 
     def fill(node: Merged) -> Merged:
-        return type(node)(
-            jax.tree.map(lambda s: jnp.full(s.shape, node.neutral(s.dtype), s.dtype), node.value)
-        )
+        def like(s: Any) -> Any:
+            return _varying(jnp.full(s.shape, node.neutral(s.dtype), s.dtype), varying_axes(s))
+
+        return type(node)(jax.tree.map(like, node.value))
 
     return _map(fill, shapes)
 
@@ -97,14 +98,17 @@ def across(tree: Any, axes: tuple) -> Any:
     """A tree merged over the devices along these manual mesh axes."""
 
     def over(node: Merged) -> Merged:
-        return type(node)(jax.tree.map(lambda x: node.across(_varying(x, axes), axes), node.value))
+        def total(x: Any) -> Any:
+            return node.across(_varying(x, axes) if varying_axes(x) else x, axes)
+
+        return type(node)(jax.tree.map(total, node.value))
 
     return _map(over, tree)
 
 
-def _varying(x: Any, axes: tuple) -> Any:
+def _varying(x: Any, axes: Iterable) -> Any:
     missing = tuple(a for a in axes if a not in varying_axes(x))
-    return lax.pcast(x, missing, to="varying") if missing and varying_axes(x) else x
+    return lax.pcast(x, missing, to="varying") if missing else x
 
 
 def _map(fn: Callable, *trees: Any) -> Any:

@@ -167,7 +167,6 @@ def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int
     def run_body(state):
         values = [*body_consts, *_merge(fixed, state)]
         outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
-        # What decides to go on is tapped here too, each time but the last.
         taps |= ask(state)[1] if rw.tap else {}
         return _carries(rw, [outs[k] for k in moving], frame, index), taps
 
@@ -179,12 +178,13 @@ def _while(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int
 
     def step(loop):
         state, taps = run_body(loop[0])
-        state = _where(ask(loop[0])[0], state, loop[0]) if mapped else state
-        return state, merge(loop[1], taps)
+        return _where(ask(loop[0])[0], state, loop[0]) if mapped else state, merge(loop[1], taps)
 
     state = list(moving.values())
     none = neutral(jax.eval_shape(run_body, state)[1]) if rw.tap else {}
     state, taps = lax.while_loop(more, step, (state, none))
+    last = ask(state)[1] if rw.tap else {}  # the answer that ended it was not tapped inside
+    taps |= merge({name: taps[name] for name in last}, last)
     return _merge(fixed, state), taps
 
 

@@ -9,6 +9,7 @@ from qpass.errors import QPassError, RuleError
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
+from qpass.numerics.ranges import AbsMax, PowerOfTwo
 from qpass.numerics.schemes import Scheme, as_quantizer
 from qpass.rules.selectors import (
     Selector,
@@ -182,6 +183,7 @@ def _check_decision(rule: Rule) -> None:
     if rule.weight and not (rule.act or rule.grad) and rule.roles == {"drhs"}:
         raise RuleError("Give act= and grad=, or one of them for both: role='drhs' has no weight.")
     _check_groups(rule)
+    _check_static(rule)
 
 
 def _check_groups(rule: Rule) -> None:
@@ -195,3 +197,17 @@ def _check_groups(rule: Rule) -> None:
 
 def _group(quantizer: QuantizerLike) -> int | Fraction | None:
     return quantizer.granularity.group if isinstance(quantizer, Quantizer) else None
+
+
+def _check_static(rule: Rule) -> None:
+    """A captured range is one for a whole activation."""
+    given = {operand: getattr(rule, operand) for operand in _OPERANDS}
+    static = {name: q for name, q in given.items() if isinstance(q, Quantizer) and q.is_static}
+    if "weight" in static:
+        raise RuleError("Drop static from weight=: the range of a weight is that of its values.")
+    for name, quantizer in static.items():
+        if quantizer.granularity.group or quantizer.range not in (AbsMax(), PowerOfTwo()):
+            raise RuleError(
+                f"Give {name}= static without groups, blocks or a range: all of a static operand "
+                f"has one range, that which was captured; got {quantizer}."
+            )
