@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from qpass_kernels import Product
 from qpass_kernels.kernel import CODES, FLOATS
 
-LIMITS = {"int8": 127, "int4": 7, "float8_e4m3fn": 448, "float8_e5m2": 57344}
-ACTS = ("int8", "float8_e4m3fn", "float8_e5m2", *FLOATS)
+LIMITS = {"int8": (-128, 127), "int4": (-8, 7)}
+# What normal numbers are multiplied by, so that they fill a good part of the type's range
+SPREADS = {name: 50.0 for name in CODES if name not in LIMITS} | {"float8_e4m3b11fnuz": 5.0}
+ACTS = ("int8", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", *FLOATS)
 EPS = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-10}
 
 
 def product(m, n, k, lhs, rhs, *, batch=1, out="float32", group=None, lhs_group=False):
     """A Product; `group` makes the right scales grouped, `lhs_group` the left ones too."""
-    codes = lhs in LIMITS
+    codes = lhs in CODES
     lhs_scale = ("group" if lhs_group and group else "row") if codes else "none"
     rhs_scale = "group" if group else "row"
     return Product(batch, m, n, k, lhs, rhs, out, group or k, lhs_scale, rhs_scale)
@@ -73,9 +75,9 @@ def with_out(p: Product, out: str) -> Product:
 
 
 def _values(rng, shape, name):
-    if name in LIMITS and "int" in name:
-        return jnp.asarray(rng.integers(-LIMITS[name], LIMITS[name] + 1, shape), name)
-    spread = 50.0 if name in LIMITS else 1.0
+    if name in LIMITS:
+        return jnp.asarray(rng.integers(*LIMITS[name], shape, endpoint=True), name)
+    spread = SPREADS.get(name, 1.0)
     return jnp.asarray(rng.standard_normal(shape) * spread, getattr(jnp, name))
 
 
@@ -83,7 +85,8 @@ def _scale(rng, p, rows, layout):
     if layout == "none":
         return None
     groups = p.groups if layout == "group" else 1
-    return jnp.asarray(rng.uniform(0.001, 0.1, (p.batch, rows, groups)), jnp.float32)
+    sizes = (p.batch, rows, groups)
+    return jnp.asarray(rng.uniform(0.001, 0.1, sizes) * rng.choice([-1, 1], sizes), jnp.float32)
 
 
 def _real(p, x, scale):
