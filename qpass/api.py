@@ -39,8 +39,8 @@ def transform(
         kernels: the kernel table, fastest first.
         passes: from the sites to the final plan.
         strict: a rule without effect is an error; else a warning.
-        dialect: of the formulas, for quantizers that name none: ``"qpass"``, or ``"qwix"`` for the
-            bits of that library.
+        dialect: of the formulas, for quantizers that name none: ``"qpass"``, or ``"qwix"``,
+            ``"torchao"``, ``"torchao_intx"``, ``"aqt"`` for the bits of those libraries.
 
     Returns:
         a `Transformed`: a callable with the signature of ``fn``, and `plan`, `quantize`, `compare`
