@@ -8,6 +8,7 @@ from jax import lax
 
 import qpass
 from qpass.errors import QuantizeError
+from qpass.keys import site_keys
 from tests.programs import CASES, matmul, rules, scanned
 
 SR = "int4 sr8"
@@ -141,7 +142,7 @@ def test_a_while_loop_is_refused():
 
     params = {"w": arguments("scanned")[0]["w"][0]}
     q = qpass.transform(loop, rules("int8", SR)).with_key(KEY)
-    with pytest.raises(QuantizeError, match="w/dot_general.0 to the nearest.*while loop"):
+    with pytest.raises(QuantizeError, match=r"w/dot_general.0 to the nearest.*while loop"):
         q(params, arguments("scanned")[1])
 
 
@@ -160,3 +161,20 @@ def test_backward_products_of_a_training_step():
 def test_what_is_no_key_is_refused(key):
     with pytest.raises(QuantizeError, match="one random key"):
         qpass.transform(matmul, rules(SR)).with_key(key)
+
+
+def test_what_a_rematerialized_backward_pass_runs_again_rounds_alike():
+    """In a training step that is transformed as a whole; layers in a scan, which runs backward."""
+
+    def loss(p, x):
+        layer = jax.checkpoint(lambda h, w: jnp.sin(h @ w))
+        return jnp.sum(lax.scan(lambda h, w: (layer(h, w), None), x, p["w"])[0])
+
+    params, x = arguments("scanned")
+    plan = qpass.transform(jax.grad(loss), rules("int8", SR)).plan(params, x)
+    keys = site_keys(plan, KEY)
+    runs = [d.site for d in plan.decisions if d.action is not None]
+    assert [site.forward for site in runs] == ["", runs[0].id]
+    first, again = (jax.random.key_data(keys[site.key]) for site in runs)
+    assert first.shape[0] == 3
+    np.testing.assert_array_equal(first, again)

@@ -66,3 +66,13 @@ def test_what_is_not_finite_is_out_of_range():
     x = jnp.asarray([[1.0, jnp.inf, -jnp.inf, jnp.nan]])
     for text in ("int8", "int8 asym", "fp8_e4m3", "nf4"):
         np.testing.assert_array_equal(found(x, text)[0], [[True, False, False, False]])
+
+
+def test_one_pair_of_bounds_is_the_range_of_every_block():
+    """Where blocks are cut, too: one scale for each, all alike."""
+    bounds = jnp.float32(-3), jnp.float32(3)
+    for granularity in ("channel", "tensor", "g16", "b2x16"):
+        _, q = found(X, f"int8 {granularity}", bounds=bounds)
+        q.check()
+        whole = quantize(jnp.asarray(X), as_quantizer("int8 tensor"), (1,), bounds=bounds)
+        np.testing.assert_array_equal(q.dequantize(), whole.dequantize())
