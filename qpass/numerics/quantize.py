@@ -12,7 +12,7 @@ from jax import lax
 
 from qpass.errors import QuantizeError
 from qpass.numerics import half_bytes
-from qpass.numerics.axes import trim_order
+from qpass.numerics.axes import count_blocks, trim_order
 from qpass.numerics.blocks import cut_axes, reduce_blocks
 from qpass.numerics.formulas import as_f32, decode, encode, parameters
 from qpass.numerics.granularity import block_sizes
@@ -76,7 +76,10 @@ def quantize(
     _check(x, quantizer, bounds)
     blocks = block_sizes(x.shape, quantizer.granularity, contract, separate)
     x, importance, bounds = lax.stop_gradient((x, importance, bounds))
-    lo, hi = bounds or find_range(x, blocks, quantizer, importance)
+    if bounds is None:
+        lo, hi = find_range(x, blocks, quantizer, importance)
+    else:
+        lo, hi = (_of_every_block(bound, x.shape, blocks) for bound in bounds)
     found = find_scales(lo, hi, quantizer, x.dtype, tuple(axis % x.ndim for axis in separate))
     codes = encode(x, found.value, found.zero, blocks, quantizer, key)
     order = _packed_order(x.ndim, contract, separate) if pack else tuple(range(x.ndim))
@@ -159,6 +162,12 @@ def _check(x: jax.Array, quantizer: Quantizer, bounds: Bounds | None) -> None:
         raise QuantizeError(f"Only float arrays can be quantized; got {x.dtype}{list(x.shape)}.")
     if quantizer.is_static and bounds is None:
         raise QuantizeError(f"Give the range that {quantizer} is to cover: it is static.")
+
+
+def _of_every_block(
+    bound: jax.Array, shape: tuple[int, ...], blocks: tuple[int, ...]
+) -> jax.Array:
+    return jnp.broadcast_to(bound, tuple(map(count_blocks, shape, blocks)))
 
 
 def _in_order(array: jax.Array | None, order: tuple[int, ...]) -> jax.Array | None:
