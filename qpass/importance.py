@@ -17,7 +17,7 @@ from qpass.errors import CalibrationError
 from qpass.given import iterations_of
 from qpass.graph._jax import bind
 from qpass.graph.provenance import Origin, Step
-from qpass.ops.weights import Storage, weighs
+from qpass.ops.weights import weighs
 from qpass.plan import Decision, Plan
 
 # Layout operations that move elements; all others leave each in its place.
@@ -45,51 +45,77 @@ def leaf_importance(plan: Plan, stats: Mapping[str, Any] | None, leaf: int) -> j
     if not weighs(storage.quantizer):
         return None
     readers = [d for d in plan.decisions if d.stored and d.site.leaf == leaf]
-    found = [_of_site(plan, decision, storage, stats or {}) for decision in readers]
-    return sum(found[1:], found[0]) / len(found)
+    kept = {*storage.contract, *storage.separate}.union(*map(_batch_axes, readers))
+    free = tuple(d for d in range(plan.program.jaxpr.invars[leaf].aval.ndim) if d not in kept)
+    both = [_of_site(plan, decision, stats or {}) for decision in readers]
+    total, reads = (
+        sum(jnp.sum(part, axis=free, keepdims=True) for part in parts)
+        for parts in zip(*both, strict=True)
+    )
+    return _mean(total, reads, storage.separate)
+
+
+def _mean(total: jax.Array, reads: jax.Array, stacked: tuple[int, ...]) -> jax.Array:
+    """The mean of each element's reads; of one that none is known of, that of the whole stack.
+
+    A slice whose place is computed is taken for the first of its axis, as is one in a loop over
+    layers: what was captured there is of all layers together.
+    """
+    together, known = (jnp.sum(part, axis=stacked, keepdims=True) for part in (total, reads))
+    rest = jnp.where(known > 0, together / jnp.maximum(known, 1), jnp.sum(total) / jnp.sum(reads))
+    return jnp.where(reads > 0, total / jnp.maximum(reads, 1), rest)
+
+
+def _origin(decision: Decision) -> Origin:
+    origin = decision.site.flows[decision.quantized.weight]
+    assert isinstance(origin, Origin)  # as of every operand that is stored
+    return origin
+
+
+def _batch_axes(decision: Decision) -> frozenset[int]:
+    """Axes of the leaf that its product does not sum over and shares with the activation."""
+    _, batch = decision.site.eqn.params["dimension_numbers"]
+    axes = _origin(decision).axes
+    return frozenset().union(*(axes[d] for d in batch[decision.quantized.weight]))
 
 
 def _of_site(
-    plan: Plan, decision: Decision, storage: Storage, stats: Mapping[str, Any]
-) -> jax.Array:
+    plan: Plan, decision: Decision, stats: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """For each element of the leaf, the mean squares summed over its reads, and their number."""
     site = decision.site
     state = stats.get(site.id, {})
     if "squares" not in state:
         raise CalibrationError(
-            f"quantize with statistics of the activations, as q.quantize(..., stats=q.capture(...))"
-            f": the range of {site.weight_path} ({storage.quantizer}) weighs errors by them, and "
-            f"there are none of its product {site.id}. (In a shard_map none are kept: take 'mse'.)"
+            "quantize with statistics of the activations, as q.quantize(..., stats=q.capture(...))"
+            f": the range of {site.weight_path} ({decision.quantized.quantizer}) weighs errors by "
+            f"them, and there are none of its product {site.id}. (In a shard_map none are kept: "
+            "take 'mse'.)"
         )
     channels = state["squares"].ndim - state["rows"].ndim
     rows = jnp.expand_dims(state["rows"], range(-channels, 0))
-    return _to_leaf(plan, decision, storage, state["squares"] / jnp.maximum(rows, 1))
+    return _to_leaf(plan, decision, state["squares"] / jnp.maximum(rows, 1))
 
 
-def _to_leaf(plan: Plan, decision: Decision, storage: Storage, mean: jax.Array) -> jax.Array:
-    """The means of a site, one for each iteration and channel, along the axes of the leaf.
+def _to_leaf(plan: Plan, decision: Decision, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The means of a site, one for each iteration and channel, brought back to the leaf.
 
     The layout operations are linear, so their transposes add up all that is multiplied by each
-    element of the leaf; divided by how often it is read, that is the mean.
+    element of the leaf.
     """
-    site, action = decision.site, decision.quantized
-    origin = site.flows[action.weight]
-    assert isinstance(origin, Origin)  # as of every operand that is stored
-    aval = plan.program.jaxpr.invars[site.leaf].aval
+    site, weight = decision.site, decision.quantized.weight
+    aval, origin = plan.program.jaxpr.invars[site.leaf].aval, _origin(decision)
     mean = _of_slices(mean, iterations_of(plan, decision), origin, aval.shape, site.id)
     replay = partial(_replay, origin.steps)
     like = jax.ShapeDtypeStruct(aval.shape, jnp.float32)
-    shape = jax.eval_shape(replay, like).shape
     contract, batch = site.eqn.params["dimension_numbers"]
-    shared = (*batch[action.weight], *contract[action.weight])
-    ndim = site.eqn.invars[action.weight].aval.ndim
-    full = jnp.broadcast_to(_at_axes(mean, shared, ndim), shape)
-    pull = jax.linear_transpose(replay, like)
-    others = [d for d in range(aval.ndim) if d not in (*storage.contract, *storage.separate)]
-    total, reads = (
-        jnp.sum(*pull(x), axis=tuple(others), keepdims=True) for x in (full, jnp.ones_like(full))
+    shared = (*batch[weight], *contract[weight])
+    full = jnp.broadcast_to(
+        _at_axes(mean, shared, site.eqn.invars[weight].aval.ndim),
+        jax.eval_shape(replay, like).shape,
     )
-    known = jnp.sum(total) / jnp.sum(reads)
-    return jnp.where(reads > 0, total / jnp.maximum(reads, 1), known)
+    pull = jax.linear_transpose(replay, like)
+    return pull(full)[0], pull(jnp.ones_like(full))[0]
 
 
 def _at_axes(mean: jax.Array, axes: Sequence[int], ndim: int) -> jax.Array:
