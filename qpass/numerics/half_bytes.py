@@ -20,26 +20,35 @@ _WHOLE = {jnp.dtype(jnp.int4): jnp.int8, jnp.dtype(jnp.uint4): jnp.uint8}
 
 def cast(values: jax.Array, dtype: np.dtype) -> jax.Array:
     """`values.astype(dtype)`, for values that the dtype can hold."""
-    if (whole := _WHOLE.get(dtype)) is None:
+    whole = _WHOLE.get(dtype)
+    if whole is None or values.ndim == 0 or values.shape[-1] % 2:
         return values.astype(dtype)
     # The barriers keep each step a loop over whole bytes.
-    return _halves(lax.optimization_barrier(values.astype(whole)), dtype)
+    codes = lax.optimization_barrier(values.astype(whole))
+    return _opened(_paired(codes, values.ndim - 1), dtype)
 
 
 def transpose(codes: jax.Array, order: Sequence[int]) -> jax.Array:
     """`lax.transpose` of codes; the barrier keeps what computes them in its own order."""
-    if tuple(order) == tuple(range(codes.ndim)):
+    order, dtype = tuple(order), codes.dtype
+    if order == tuple(range(codes.ndim)):
         return codes
-    dtype = codes.dtype
-    codes = codes.astype(_WHOLE.get(dtype, dtype))
-    return cast(lax.transpose(lax.optimization_barrier(codes), tuple(order)), dtype)
+    whole = _WHOLE.get(dtype, dtype)
+    if whole == dtype or codes.shape[order[-1]] % 2:
+        return lax.transpose(lax.optimization_barrier(codes.astype(whole)), order).astype(dtype)
+    both = lax.optimization_barrier(_paired(codes.astype(whole), order[-1]))
+    return _opened(lax.transpose(both, order), dtype)
 
 
-def _halves(codes: jax.Array, dtype: np.dtype) -> jax.Array:
-    """Bytes as elements of half a byte; pairs along the last axis share one, the first below."""
-    if codes.ndim == 0 or codes.shape[-1] % 2:
-        return codes.astype(dtype)
-    pairs = codes.reshape(*codes.shape[:-1], codes.shape[-1] // 2, 2)
-    both = (pairs[..., 0] & 15) | (pairs[..., 1] << 4)
-    both = lax.optimization_barrier(lax.bitcast_convert_type(both, jnp.uint8))
-    return lax.bitcast_convert_type(both, dtype).reshape(codes.shape)
+def _paired(codes: jax.Array, axis: int) -> jax.Array:
+    """Two neighbours along an axis in a byte, the first in its lower half."""
+    n = codes.shape[axis]
+    pairs = codes.reshape(*codes.shape[:axis], n // 2, 2, *codes.shape[axis + 1 :])
+    low, high = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    return lax.bitcast_convert_type((low & 15) | (high << 4), jnp.uint8)
+
+
+def _opened(both: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Bytes along the last axis as twice as many elements."""
+    halves = lax.bitcast_convert_type(lax.optimization_barrier(both), dtype)
+    return halves.reshape(*both.shape[:-1], 2 * both.shape[-1])
