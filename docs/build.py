@@ -71,7 +71,8 @@ def main() -> None:
     if arguments.numerics:
         _numerics()
     if arguments.performance:
-        reports = [_result(name) for name in ("demo-cpu", "heldout-cpu", "transform-cpu")]
+        names = ("demo-cpu", "heldout-cpu", "transform-cpu", "quantizing-cpu")
+        reports = [_result(name) for name in names]
         (DOCS / "performance.md").write_text(pages.performance(*reports), encoding="utf-8")
     if arguments.frameworks:
         _frameworks()

@@ -27,8 +27,13 @@ SPEEDS = {
 }
 
 
-def performance(report: dict[str, Any], heldout: dict[str, Any], transform: dict[str, Any]) -> str:
-    """``docs/performance.md`` from the reports of the demo, of ``heldout`` and of ``transform``."""
+def performance(
+    report: dict[str, Any],
+    heldout: dict[str, Any],
+    transform: dict[str, Any],
+    quantizing: dict[str, Any],
+) -> str:
+    """``docs/performance.md`` from what the demo and the modules of these names measured."""
     variants, machine = report["variants"], report["machine"]
     tables = [decoder_table(variants), completions(variants)]
     if report.get("encoder"):
@@ -47,6 +52,7 @@ def performance(report: dict[str, Any], heldout: dict[str, Any], transform: dict
         int8_mb=int8_mb,
         transform=transform_table(transform["rows"]),
         transform_date=transform["date"],
+        **quantizing_tables(quantizing),
         heldout="; ".join(_heldout(name, heldout[name]) for name in heldout if " " in name),
     )
 
@@ -61,6 +67,39 @@ def _transform_row(row: dict[str, Any]) -> tuple[str, ...]:
     low, high = row["transform_s_range"]
     seconds = f"{row['trace_s']:.3f}", f"{row['transform_s']:.3f}", f"{low:.3f} to {high:.3f}"
     return row["program"], f"{row['equations']:,}", f"{row['sites']:,}", *seconds
+
+
+def quantizing_tables(report: dict[str, Any]) -> dict[str, str]:
+    """What the template calls the parts of the section on quantizing, and what they hold."""
+    rows = report["rows"]
+    plain, turned = ([r for r in rows if r["layout"] == name] for name in ("rows", "columns"))
+    return {
+        "quantizing": _pivot([r for r in plain if not r["range"]], "qtype"),
+        "quantizing_turned": _pivot(turned, "qtype"),
+        "quantizing_ranges": _pivot([r for r in plain if r["range"]], "range"),
+        "quantizing_date": report["date"],
+        "streams": ", ".join(
+            f"{name} {s['gb_per_s']:.0f} GB/s" for name, s in report["streams"].items()
+        ),
+    }
+
+
+def _pivot(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """A row for each value of ``key``, a column for whatever else tells the cases apart."""
+    others = ("granularity",) if key == "qtype" else ("qtype", "granularity")
+    columns = list(dict.fromkeys(tuple(r[o] for o in others) for r in rows))
+    cells = {(r[key], tuple(r[o] for o in others)): r for r in rows}
+    names = dict.fromkeys(r[key] for r in rows)
+    body = ((name, *(_share(cells.get((name, c))) for c in columns)) for name in names)
+    return table((key.removeprefix("q"), *map(_column, columns)), body)
+
+
+def _column(words: tuple[str, ...]) -> str:
+    return " ".join(words) or "own block"
+
+
+def _share(row: dict[str, Any] | None) -> str:
+    return f"{row['ms']:.1f} ({row['of_optimal']:.0%})" if row else ""
 
 
 def _heldout(text: str, variants: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ def result(name):
 
 def test_performance_page_is_the_committed_run():
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    reports = map(result, ("demo-cpu", "heldout-cpu", "transform-cpu"))
+    reports = map(result, ("demo-cpu", "heldout-cpu", "transform-cpu", "quantizing-cpu"))
     assert page == pages.performance(*reports)
 
 
