@@ -9,17 +9,7 @@ from qpass.numerics import as_quantizer, quantize
 from tests.numerics.test_range_edges import ROWS, TINY
 
 RANGES = ("absmax", "absmax,0.9", "rms,30", "absmean,2", "percentile,50", "mse,4", "pow2")
-TYPES = (
-    "int8",
-    "int8 asym",
-    "int2",
-    "int2 asym",
-    "uint4",
-    "uint4 asym",
-    "fp8_e4m3",
-    "nf4",
-    "mxfp4",
-)
+TYPES = ("int8", "int2", "int2 asym", "uint4 asym", "nf4", "mxfp4")
 
 
 @pytest.mark.parametrize("text", TYPES)

@@ -25,7 +25,7 @@ METHODS = (
     AbsMax(1.5),
     Rms(2),
     AbsMean(1.5),
-    *(Percentile(p) for p in (100, 99.9, 90, 61.7, 50)),
+    *(Percentile(p) for p in (100, 90, 61.7)),
     Fixed(4),
     Fixed(-0.5, 3),
     Fixed(0, 3),
@@ -88,7 +88,7 @@ def test_absmean_is_of_what_is_not_zero(shape, blocks, dtype):
     assert_near(ends[AbsMean(1.5)], (-wanted, wanted), 3e-7)
 
 
-@pytest.mark.parametrize("p", [100, 99.9, 90, 61.7, 50])
+@pytest.mark.parametrize("p", [100, 90, 61.7])
 @samples
 def test_percentile_cuts_the_extremes(shape, blocks, dtype, p):
     def at(block):
