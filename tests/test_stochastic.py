@@ -1,5 +1,8 @@
 """Stochastic rounding in rules: keys come from the caller, and every site has its own."""
 
+import functools
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +181,29 @@ def test_what_a_rematerialized_backward_pass_runs_again_rounds_alike():
     first, again = (jax.random.key_data(keys[site.key]) for site in runs)
     assert first.shape[0] == 3
     np.testing.assert_array_equal(first, again)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=[])
+@dataclass
+class Layer:
+    w: jax.Array
+
+    def __call__(self, x):
+        return x @ self.w
+
+
+def test_model_objects_take_keys_too():
+    params, x = arguments()
+    wanted = qpass.transform(matmul, rules(SR, SR)).with_key(KEY)(params, x)
+    keyed = qpass.transform(Layer(params["w"]), rules(SR, SR)).with_key(KEY)
+    np.testing.assert_array_equal(keyed(x), wanted)
+    np.testing.assert_array_equal(keyed.quantize(x)(x), wanted)
+
+
+def test_a_key_for_each_example_of_a_batch():
+    params, x = arguments()
+    q = qpass.transform(matmul, rules(SR, SR))
+    keys, xs = jax.random.split(KEY, 2), jnp.stack([x, x])
+    got = jax.vmap(lambda key, x: q.with_key(key)(params, x))(keys, xs)
+    for one, key in zip(got, keys, strict=True):
+        np.testing.assert_allclose(one, q.with_key(key)(params, x), rtol=1e-5, atol=1e-5)

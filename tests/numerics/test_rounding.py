@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qpass.errors import QuantizeError, RuleError
+from qpass.numerics import QTYPES, as_quantizer, quantize
 from qpass.numerics.rounding import NEAREST, Stochastic, round_codes
 
 DRAWS = 400
@@ -45,6 +46,10 @@ TYPES = (
     Target("uneven table", "table", np.dtype(np.uint8), (-1.0, -0.6, -0.1, 0.0, 0.05, 0.4, 1.0)),
     Target("fp6_e2m3", "table", np.dtype(np.uint8), E2M3),
 )
+EVERY_TYPE = [
+    *(qtype.name for qtype in QTYPES),
+    *(f"{qtype.name} asym" for qtype in QTYPES if qtype.kind == "int"),
+]
 every_type = pytest.mark.parametrize("target", TYPES, ids=lambda t: t.name)
 every_rounding = pytest.mark.parametrize("rounding", [Stochastic(), Stochastic(3)], ids=str)
 
@@ -175,3 +180,23 @@ def test_bits_are_whole_numbers_of_1_to_16(bits):
 
 def test_roundings_print_as_their_words():
     assert [str(r) for r in (NEAREST, Stochastic(), Stochastic(8))] == ["", "sr", "sr8"]
+
+
+@pytest.mark.parametrize("word", ["sr", "sr8"])
+@pytest.mark.parametrize("text", EVERY_TYPE)
+def test_quantized_tensors_are_right_in_the_mean(text, word):
+    """Whole tensors of every type, equal rows that draw each their own: 3 sigma over elements.
+
+    Squares are held to 4: of all these sums, one beyond 3 is likely by chance.
+    """
+    row = np.random.default_rng(1).standard_normal(64).astype(np.float32)
+    x = jnp.broadcast_to(row, (2 * DRAWS, 64))
+    q = quantize(x, as_quantizer(f"{text} {word}"), (1,), key=KEY)
+    got = np.float64(q.dequantize())
+    least, greatest = got.min(axis=0), got.max(axis=0)
+    gap = np.where(greatest > least, greatest - least, 1)
+    seen = (least <= row) & (row <= greatest) & (got.var(axis=0) > 0.02 * gap**2)
+    assert seen.sum() > 30
+    off = (got.mean(axis=0) - row)[seen] / (got.std(axis=0)[seen] / np.sqrt(len(got)))
+    assert abs(off.sum()) < 3 * np.sqrt(off.size)
+    assert abs((off**2).sum() - off.size) < 4 * np.sqrt(2 * off.size)
