@@ -37,6 +37,13 @@ def _mse(kind: type[Mse]) -> Callable[..., Range]:
     return make
 
 
+def _fixed(first: float, second: float | None = None) -> Fixed:
+    """One bound; two; or, of two numbers above 0, a scale and the greatest code that it is for."""
+    if second is not None and min(first, second) > 0:
+        return Fixed(first * second)
+    return Fixed(first, second)
+
+
 def _snr(*factors: float) -> Range:
     return Snr(factors) if factors else Snr()
 
@@ -47,7 +54,7 @@ METHODS: tuple[Method, ...] = (
     Method("rms", "'rms,7'", Rms, 1, 1),
     Method("absmean", "'absmean,2'", AbsMean, 1, 1),
     Method("percentile", "'percentile,99.9'", Percentile, 1, 1),
-    Method("fixed", "'fixed,4' or 'fixed,-1,4'", Fixed, 1, 2),
+    Method("fixed", "'fixed,4', 'fixed,-1,4' or 'fixed,0.5,8'", _fixed, 1, 2),
     Method("mse", "'mse', 'mse,40' or 'mse,40,0.2'", _mse(Mse), 0, 2),
     Method("wmse", "'wmse', 'wmse,40' or 'wmse,40,0.2'", _mse(WeightedMse), 0, 2),
     Method("snr", "'snr' or 'snr,1,0.8,0.6'", _snr, 0, float("inf")),
@@ -76,7 +83,8 @@ def read_range(text: str) -> RangeText:
     """Read the text form of a range; letters may be capital, blanks may follow commas.
 
     The forms are those of Qwix 0.1.8 (`absmax`, `absmax,0.9`, `minmax`, `minmax,0.9`, `rms,7`,
-    `fixed,4`, `fixed,-1,4`), `absmean,2`, `percentile,99.9`, `mse`, `wmse`, `snr`, and `pow2`,
+    `fixed,4`, `fixed,-1,4`), `fixed,0.5,8` for a scale of 0.5 and a greatest code of 8, which is
+    `fixed,4`, `absmean,2`, `percentile,99.9`, `mse`, `wmse`, `snr`, and `pow2`,
     alone or before another, as in `pow2,rms,7`.
 
     Raises:

@@ -74,6 +74,12 @@ def test_configurations_may_have_blanks_and_capital_letters():
     assert as_range("rms,7e0") == Rms(7)
 
 
+def test_a_fixed_scale_and_its_greatest_code():
+    """Two numbers above 0 cannot be a range that holds 0."""
+    assert as_range("fixed,0.5,8") == as_range("fixed,8,0.5") == Fixed(4)
+    assert str(as_range("fixed,0.03125,128")) == "fixed,4"
+
+
 def test_a_range_returns_as_it_is():
     assert as_range(Rms(7)) is not None
     mine = Rms(7)
@@ -91,9 +97,9 @@ def test_a_range_returns_as_it_is():
         ("minmax,0.9,1", "'minmax' or 'minmax,0.9'; got 'minmax,0.9,1' with 2 numbers"),
         ("rms", "the range 'rms' as 'rms,7'; got 'rms' with 0 numbers"),
         ("rms,7,8", "with 2 numbers"),
-        ("fixed", "'fixed,4' or 'fixed,-1,4'; got 'fixed' with 0 numbers"),
+        ("fixed", "'fixed,4', 'fixed,-1,4' or 'fixed,0.5,8'; got 'fixed' with 0 numbers"),
         ("fixed,-4,4,8", "with 3 numbers"),
-        ("fixed,2,4", "hold 0 and something else.*got 2 to 4"),
+        ("fixed,-4,-2", "hold 0 and something else.*got -4 to -2"),
         ("mse,20,0.2,3", "with 3 numbers"),
         ("mse,2.5", "got 2.5"),
         ("rms,x", "got 'rms,x': 'x' is no number"),
