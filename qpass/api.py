@@ -10,9 +10,9 @@ from qpass.jitted import Jitted
 from qpass.modules import refuse, transform_callable
 from qpass.numerics import QPASS, Dialect, as_dialect
 from qpass.passes import PASSES
+from qpass.pipeline import Options, Params, Pass
 from qpass.rules import Rule
 from qpass.rules.matching import as_rules
-from qpass.transformed import Options, Params, Pass
 from qpass_kernels import KERNELS, Kernel
 
 

@@ -49,7 +49,7 @@ def leaf_importance(plan: Plan, stats: Mapping[str, Any] | None, leaf: int) -> j
     free = tuple(d for d in range(plan.program.jaxpr.invars[leaf].aval.ndim) if d not in kept)
     both = [_of_site(plan, decision, stats or {}) for decision in readers]
     total, reads = (
-        sum(jnp.sum(part, axis=free, keepdims=True) for part in parts)
+        jnp.sum(jnp.stack(parts), axis=(0, *(d + 1 for d in free)), keepdims=True)[0]
         for parts in zip(*both, strict=True)
     )
     return _mean(total, reads, storage.separate)

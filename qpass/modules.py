@@ -20,7 +20,8 @@ from qpass.given import same
 from qpass.graph.program import is_dynamic
 from qpass.integrations.called import Call, CalledModule
 from qpass.numerics import QTensor
-from qpass.transformed import Options, Transformed
+from qpass.pipeline import Options
+from qpass.transformed import Transformed
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["module"], meta_fields=["call"])

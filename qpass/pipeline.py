@@ -1,0 +1,116 @@
+"""The pipeline: from a traced program to the plan and to the rewritten program."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from qpass.errors import QPassError
+from qpass.given import Given, feeds, find_fault
+from qpass.graph.opaque import opaque_findings
+from qpass.graph.outputs import Outputs
+from qpass.graph.program import Call, Program
+from qpass.graph.rebuild import REBUILD
+from qpass.graph.rewrite import Frame, Rewriter
+from qpass.graph.sites import find_sites
+from qpass.graph.walk import analyse
+from qpass.keys import leaf_keys
+from qpass.numerics import Packed, QTensor
+from qpass.ops.operations import QTensorOperations
+from qpass.ops.weights import enter_program
+from qpass.plan import Decision, Plan
+from qpass.rules import Rule
+from qpass_kernels import Kernel
+
+Params = int | str | Callable[[str], bool] | None
+Pass = Callable[[Plan], Plan]
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A rewritten program, ready to evaluate.
+
+    Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside. ``fault``
+    says what it lacks of the latter: it can be looked at, not called.
+    """
+
+    jaxpr: Any
+    outputs: Outputs
+    plan: Plan
+    fault: QPassError | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `transform` was given beside the function."""
+
+    rules: tuple[Rule, ...]
+    params: Params
+    kernels: tuple[Kernel, ...]
+    passes: tuple[Pass, ...]
+    strict: bool
+
+
+def make_plan(program: Program, options: Options, platform: str) -> Plan:
+    """Program → dataflow → sites → plan → passes."""
+    dataflow = analyse(program)
+    sites = find_sites(program, dataflow)
+    plan = Plan(
+        program=program,
+        dataflow=dataflow,
+        rules=options.rules,
+        decisions=tuple(Decision(site) for site in sites),
+        kernels=options.kernels,
+        platform=platform,
+        strict=options.strict,
+        findings=opaque_findings(dataflow),
+    )
+    for apply in options.passes:
+        plan = apply(plan)
+    return plan
+
+
+def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
+    """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``."""
+    program = plan.program
+    operations = QTensorOperations(plan.kernels)
+    rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD)
+    fault = find_fault(plan, given, call.values)
+    flat, tree = jax.tree.flatten((list(call.values), given))
+
+    def rewritten(*arrays):
+        values, beside = jax.tree.unflatten(tree, arrays)
+        if fault is not None:  # the program is not run, only its notes are read
+            beside = Given(key=jax.random.key(0))
+        inputs = enter_program(values, plan.storage, leaf_keys(plan, beside.key))
+        frame = Frame(feeds=feeds(plan, beside))
+        results, _ = rewriter.run(program.jaxpr, inputs, frame)
+        return [operations.unwrap(value) for value in results]
+
+    jaxpr = jax.make_jaxpr(rewritten)(*flat)
+    notes = tuple(dict.fromkeys(rewriter.notes))
+    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes), fault)
+
+
+def is_qtensor(value: Any) -> bool:
+    """Whether a value is a QTensor."""
+    return isinstance(value, QTensor)
+
+
+def float_aval(value: Any) -> Any:
+    """The abstract float array that a dynamic input stands for."""
+    if isinstance(value, QTensor):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=_explicit_sharding(value))
+    return value
+
+
+def _explicit_sharding(q: QTensor) -> NamedSharding | None:
+    """The sharding that the float leaf has in its type, where that of the codes is in theirs."""
+    codes = q.codes.words if isinstance(q.codes, Packed) else q.codes
+    sharding = None if isinstance(codes, jax.ShapeDtypeStruct) else jax.typeof(codes).sharding
+    if sharding is None or not any(sharding.spec):
+        return None
+    places = map(q.physical, range(q.ndim))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(sharding.spec[d] for d in places)))
