@@ -271,9 +271,9 @@ def _sharded_operand(
 ) -> tuple[Any, Any]:
     if not rw.operations.is_wrapped(value):
         return value, spec
-    inner = rw.operations.shard_specs(value, spec, mesh)
-    if inner is not None:
-        return value, inner
+    split = rw.operations.shard(value, spec, mesh)
+    if split is not None:
+        return split
     why = "dequantized: its scales cannot be split as the shard_map splits the weight"
     return rw.unwrap(value, (frame.path, index), why), spec
 

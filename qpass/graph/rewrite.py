@@ -60,8 +60,11 @@ class Operations(Protocol):
         """Result of a decided site; ``fed`` is what it is handed from outside."""
         ...
 
-    def shard_specs(self, value: Any, spec: Any, mesh: Any) -> Any | None:
-        """Partition specs for the arrays inside a wrapped value; None when they cannot follow."""
+    def shard(self, value: Any, spec: Any, mesh: Any) -> tuple[Any, Any] | None:
+        """A wrapped value ready to be split over a mesh as the array it stands for would be.
+
+        With partition specs for the arrays inside it; None when they cannot follow.
+        """
         ...
 
 

@@ -61,7 +61,7 @@ def canonical(
     wanted = dict.fromkeys((*batch, *free), 1) | _wanted(q, contract, cuts)
 
     def flat_scale(scale: jax.Array) -> jax.Array:
-        own = _finer(q, scale, wanted)
+        own = layout.finer(q, scale, wanted)
         return _flatten(lax.transpose(own, perm), len(batch), len(free))
 
     codes, unit, shift = kernel_codes(q.codes, q.qtype)
@@ -120,20 +120,6 @@ def _wanted(q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...]) -> dic
     if last < 0 or not any(cuts_of(q, contract)):
         return {}
     return dict.fromkeys(contract[:last], 1) | {contract[last]: cuts[last]}
-
-
-def _finer(q: QTensor, scale: jax.Array, wanted: dict[int, int]) -> jax.Array:
-    """Scales (or zero points) repeated so that no more than `wanted` neighbours share one."""
-    for logical, block in wanted.items():
-        axis, n = q.physical(logical), q.shape[logical]
-        count = -(-n // block)
-        if scale.shape[axis] == 1:
-            sizes = (*scale.shape[:axis], count, *scale.shape[axis + 1 :])
-            scale = jnp.broadcast_to(scale, sizes)
-        elif q.blocks[logical] != block:
-            scale = jnp.repeat(scale, q.blocks[logical] // block, axis)
-            scale = lax.slice_in_dim(scale, 0, count, axis=axis)
-    return scale
 
 
 def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:

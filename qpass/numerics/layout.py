@@ -7,7 +7,7 @@ scales and get what the scales get.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import inverse, pick, trim_order
-from qpass.numerics.blocks import expand
 from qpass.numerics.packing import Packed, unpack
 
 if TYPE_CHECKING:
@@ -130,7 +129,9 @@ def stacked(q: QTensor, n: int) -> QTensor:
         q = plain(q)
     groups = {axis: size for axis, size in groups_of(q).items() if axis >= n}
     outer = None if q.outer is None else _broadcast_lead(q.outer, q.shape[:n])
-    q = rebuild(q, q.codes, lambda x: per_index(q, range(n), x), q.physical_order, groups)
+    q = rebuild(
+        q, q.codes, lambda x: finer(q, x, dict.fromkeys(range(n), 1)), q.physical_order, groups
+    )
     return replace(q, outer=outer)
 
 
@@ -143,16 +144,32 @@ def _broadcast_lead(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(x, (*sizes, *x.shape[len(sizes) :]))
 
 
-def per_index(q: QTensor, axes: Iterable[int], scale: jax.Array) -> jax.Array:
-    """Scales (or zero points) of q with one element for each index of those logical axes.
+def regrouped(q: QTensor, blocks: Mapping[int, int]) -> QTensor:
+    """The same tensor where no more than that many neighbours share a scale along those axes.
 
-    In physical order, as they came.
+    Each divides the block size that the axis has.
     """
-    at = [q.physical(axis) for axis in axes]
-    blocks = [b if i in at else 1 for i, b in enumerate(q.physical_blocks)]
-    sizes = enumerate(zip(q.codes.shape, scale.shape, strict=True))
-    shape = [n if i in at else s for i, (n, s) in sizes]
-    return jnp.broadcast_to(expand(scale, tuple(shape), tuple(blocks)), shape)
+    q = plain(q)
+    groups = {**groups_of(q), **blocks}
+    kept = {axis: size for axis, size in groups.items() if size > 1}
+    return rebuild(q, q.codes, lambda x: finer(q, x, blocks), q.physical_order, kept)
+
+
+def finer(q: QTensor, scale: jax.Array, blocks: Mapping[int, int]) -> jax.Array:
+    """Scales (or zero points) of q repeated so that no more than `blocks` neighbours share one.
+
+    By logical axis; each divides the block size that the axis has. In physical order, as they came.
+    """
+    for logical, block in blocks.items():
+        axis, n = q.physical(logical), q.shape[logical]
+        count = -(-n // block)
+        if scale.shape[axis] == 1:
+            sizes = (*scale.shape[:axis], count, *scale.shape[axis + 1 :])
+            scale = jnp.broadcast_to(scale, sizes)
+        elif q.blocks[logical] != block:
+            scale = jnp.repeat(scale, q.blocks[logical] // block, axis)
+            scale = lax.slice_in_dim(scale, 0, count, axis=axis)
+    return scale
 
 
 def groups_of(q: QTensor) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -175,6 +175,14 @@ class QTensor:
         is not so already.
         """
         return layout.stacked(self, n)
+
+    def regrouped(self, blocks: Mapping[int, int]) -> QTensor:
+        """The same tensor where no more than that many neighbours share a scale along those axes.
+
+        Args:
+            blocks: by logical axis, numbers that divide the block sizes that `blocks` tells.
+        """
+        return layout.regrouped(self, blocks)
 
     def operand_order(self, axes: Sequence[int]) -> tuple[int, ...]:
         """Those logical axes in the order in which codes hold them.

@@ -145,13 +145,14 @@ def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array
     """The product where shardings are part of the types: JAX's own ``dot_general`` on codes.
 
     Kernels take ``[B, M, K]``, and merging sharded axes to that would gather them. Scales within
-    the contracted axes cannot be applied afterwards, so such weights are dequantized.
+    the contracted axes cannot be applied afterwards, so such operands are dequantized.
     """
-    w_contract = spec.dims[0][spec.weight]
-    w = w.in_order()
-    if spec.act is None or any(w.scale.shape[d] != 1 for d in w_contract):
+    w = w.plain().in_order()
+    if spec.act is None or any(w.cuts(spec.dims[0][spec.weight])):
         return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
-    xq = _in_place(spec, x, w, fed).in_order()
+    xq = _in_place(spec, x, w, fed).plain().in_order()
+    if any(xq.cuts(spec.dims[0][1 - spec.weight])):
+        return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
     pair = (w, xq) if spec.weight == 0 else (xq, w)
     out = product_of_codes(pair, spec.dims, spec.sharding)
     return out.astype(spec.out)

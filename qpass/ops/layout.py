@@ -1,5 +1,6 @@
 """Layout equations applied to a QTensor: each returns the moved QTensor, or None to dequantize."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -179,7 +180,8 @@ OF_ALL_OPERANDS = frozenset({"optimization_barrier", "select_n"})
 def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | None:
     """Specs for codes and scales that split them as ``spec`` splits the float weight.
 
-    A QTensor whose arrays are PartitionSpecs; None when a split would cut through a group.
+    A QTensor whose arrays are PartitionSpecs; None when a split would cut through a group (see
+    `shardable`) or a byte.
     """
     logical = (*spec, *([None] * (q.ndim - len(spec))))
     codes = [logical[axis] for axis in q.physical_order]
@@ -196,6 +198,25 @@ def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | Non
             return None
         scale.append(names)
     return _specs(q, codes, scale, logical)
+
+
+def shardable(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor:
+    """The same tensor with groups that no shard begins or ends inside.
+
+    The scales of a group that is cut are repeated for its parts, so that every shard has those of
+    the groups that its elements lie in. Packed codes are unpacked where their bytes would be cut.
+    """
+    logical = (*spec, *([None] * (q.ndim - len(spec))))
+    if isinstance(q.codes, Packed) and logical[q.physical_order[-1]] is not None:
+        q = q.plain()
+    sizes = [1 if names is None else _mesh_size(mesh, names) for names in logical]
+    cut = {
+        axis: math.gcd(block, q.shape[axis] // sizes[axis])
+        for axis, block in enumerate(q.blocks)
+        if sizes[axis] > 1 and q.scale.shape[q.physical(axis)] > 1
+    }
+    finer = {axis: block for axis, block in cut.items() if block != q.blocks[axis]}
+    return q.regrouped(finer) if finer else q
 
 
 def _specs(q: QTensor, codes: Sequence, scale: Sequence, logical: Sequence) -> QTensor:

@@ -11,7 +11,7 @@ from qpass.graph._jax import JaxprEqn
 from qpass.numerics import QTensor, Quantizer, Scheme
 from qpass.ops.axes_of_product import normalize_dims
 from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
-from qpass.ops.layout import apply_layout, partition_specs
+from qpass.ops.layout import apply_layout, partition_specs, shardable
 from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
 from qpass.ops.weights import Storage, fake_quantize_weight
@@ -71,9 +71,11 @@ class QTensorOperations:
         """See `qpass.ops.layout`."""
         return apply_layout(eqn, operands)
 
-    def shard_specs(self, value: QTensor, spec: Any, mesh: Any) -> Any | None:
-        """See `qpass.ops.layout.partition_specs`."""
-        return partition_specs(value, spec, mesh)
+    def shard(self, value: QTensor, spec: Any, mesh: Any) -> tuple[QTensor, Any] | None:
+        """See `qpass.ops.layout.shardable` and `partition_specs`."""
+        value = shardable(value, spec, mesh)
+        specs = partition_specs(value, spec, mesh)
+        return None if specs is None else (value, specs)
 
     def contraction(
         self, decision: Quantized, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None

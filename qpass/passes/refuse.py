@@ -8,7 +8,9 @@ import numpy as np
 
 from qpass.errors import RuleError
 from qpass.graph.sites import Site
+from qpass.numerics import PerGroup
 from qpass.plan import Decision, Plan
+from qpass.rules.rule import groups_fit
 from qpass.suggest import shortened
 
 BACKWARD = frozenset({"dlhs", "drhs"})
@@ -76,9 +78,26 @@ def _why_not_scheme(decision: Decision) -> str | None:
     grouped = [q for q in (scheme.weight, scheme.act) if q and q.granularity.group]
     symbolic = [site.lhs_shape[d] for d in site.contract[0]]
     symbolic = [str(n) for n in symbolic if not isinstance(n, int)]
-    if not grouped or not symbolic:
+    if grouped and symbolic:
+        return f"groups along the symbolic size {', '.join(symbolic)}"
+    return _why_not_groups(decision) if len(grouped) == 2 else None
+
+
+def _why_not_groups(decision: Decision) -> str | None:
+    """Groups whose number is given have a size only now, which may not fit the other operand's."""
+    site, scheme = decision.site, decision.quantized.scheme
+    n = site.lhs_shape[site.contract[0][-1]]
+    sizes = [
+        q.granularity.length(n)
+        for q in (scheme.weight, scheme.act)
+        if q and isinstance(q.granularity, PerGroup)
+    ]
+    if len(sizes) < 2 or groups_fit(*sizes):
         return None
-    return f"groups along the symbolic size {', '.join(symbolic)}"
+    return (
+        f"groups of {sizes[0]} of the weight and of {sizes[1]} of the activation along {n} "
+        "elements: one must be a multiple of the other"
+    )
 
 
 def _why_not_rule(plan: Plan, site: Site) -> str | None:

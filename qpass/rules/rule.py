@@ -188,11 +188,24 @@ def _check_decision(rule: Rule) -> None:
 
 def _check_groups(rule: Rule) -> None:
     weight, act = _group(rule.weight), _group(rule.act)
-    if weight and act and weight != act:
+    if weight and act and not groups_fit(weight, act):
         raise RuleError(
-            f"Give weight= and act= the same group size: the sums are cut where both scales are "
-            f"constant; weight has groups of {weight}, act groups of {act}."
+            f"Give weight= and act= the same group size, or one that the other is a multiple of: "
+            f"the sums are cut where both scales are constant; weight has groups of {weight}, "
+            f"act groups of {act}."
         )
+
+
+def groups_fit(one: int | Fraction, other: int | Fraction) -> bool:
+    """Whether every group of one size ends where a group of the other does.
+
+    A size given as one over the number of groups says so only with the length of the axis; taken
+    to fit a size that is a number.
+    """
+    if (one < 1) != (other < 1):
+        return True
+    larger, smaller = max(one, other), min(one, other)
+    return larger % smaller == 0
 
 
 def _group(quantizer: QuantizerLike) -> int | Fraction | None:

@@ -90,7 +90,7 @@ def test_describe(fields, text):
         ({"act": "int8", "role": "*"}, "Give weight= beside act="),
         ({"act": "int8", "role": ("activations", "forward")}, "Give weight= beside act="),
         ({"weight": "int8", "act": "int8", "role": "activations"}, "Give act= alone"),
-        ({"weight": "int4 g32", "act": "int8 g64"}, "groups of 32, act groups of 64"),
+        ({"weight": "int4 g32", "act": "int8 g48"}, "groups of 32, act groups of 48"),
         ({"path": "", "keep": True}, "Give path= a text that is not empty"),
         ({"path": [], "keep": True}, "Give path= a text that is not empty"),
         ({"path": ("a", ""), "keep": True}, "Give path= a text that is not empty"),
