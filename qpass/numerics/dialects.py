@@ -92,6 +92,8 @@ class Dialect:
             are products with a reciprocal.
         divides: whether codes come from `x / scale` as XLA compiles it for CPU: a product with the
             reciprocal, in float32 for bf16, and a quotient where every element has its own scale.
+        saturates: whether scales stay so small that no code means more than the dtype of the array
+            can hold.
         zero_first: whether a zero point is added before rounding; else after it.
         wide_floats: whether scales of float types are rounded once, from float32.
         kinds: kinds of types that it has formulas for.
@@ -109,6 +111,7 @@ class Dialect:
     quotient_dtype: str | None = "float32"
     true_scales: bool = False
     divides: bool = False
+    saturates: bool = False
     zero_first: bool = False
     wide_floats: bool = False
     kinds: tuple[str, ...] = ("int", "float", "table")
@@ -154,7 +157,7 @@ class Dialect:
         return self.name
 
 
-QPASS = Dialect("qpass", zeros_alone, full_range=True, signed=True)
+QPASS = Dialect("qpass", zeros_alone, full_range=True, signed=True, saturates=True)
 # Qwix 0.1.8, as XLA compiles it for CPU.
 QWIX = Dialect(
     "qwix",

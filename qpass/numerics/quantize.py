@@ -19,8 +19,9 @@ from qpass.numerics.granularity import block_sizes
 from qpass.numerics.packing import pack as pack_bits
 from qpass.numerics.qtensor import QTensor
 from qpass.numerics.quantizer import Quantizer
-from qpass.numerics.ranges import Sample
+from qpass.numerics.ranges import PowerOfTwo, Sample
 from qpass.numerics.rounding import NEAREST
+from qpass.numerics.sums import exponents, power_of_two
 
 type Bounds = tuple[jax.Array, jax.Array]
 
@@ -138,8 +139,41 @@ def find_scales(
     """
     scale, zero = parameters(lo, hi, quantizer, dtype)
     form = quantizer.scale_format(dtype)
+    most = _greatest_scale(zero, quantizer, dtype) if quantizer.spoken.saturates else jnp.inf
+    scale = _capped(scale, most, quantizer)
     stored, outer = form.make(scale, jnp.maximum(-lo, hi), quantizer.qtype, outer_axes)
+    stored = form.capped(stored, most)
     return Scales(stored, outer, zero, form.read(stored, outer))
+
+
+def _greatest_scale(zero: jax.Array | None, quantizer: Quantizer, dtype: np.dtype) -> jax.Array:
+    """With which the outermost code means about the greatest number of the dtype.
+
+    Beyond it a value that is rounded up, or an infinity, would come back as infinite.
+    """
+    qtype = quantizer.qtype
+    of_zero = jnp.float32(0) if zero is None else zero
+    reach = jnp.maximum(qtype.qmax - of_zero, of_zero - qtype.qmin)
+    most = np.float32(float(jnp.finfo(dtype).max) * (1 - 2**-22)) * (1 / reach)
+    is_power = isinstance(quantizer.range, PowerOfTwo)
+    return power_of_two(exponents(most)) if is_power else most
+
+
+def _capped(scale: jax.Array, most: jax.Array, quantizer: Quantizer) -> jax.Array:
+    """Scales of at most that magnitude.
+
+    Where both sides of a range are about as large, the outermost code of the longer side is not
+    reached if the scale is larger by half a step; it may then be larger by a whole one.
+    """
+    qtype = quantizer.qtype
+    size, above = jnp.abs(scale), qtype.qmax - qtype.middle
+    uneven = quantizer.symmetric and qtype.kind == "int" and quantizer.spoken.signed
+    if not uneven or isinstance(quantizer.range, PowerOfTwo):
+        return jnp.clip(scale, -most, most)
+    outside = most * np.float32((above + 1) / above)
+    rounds_up = (size > most) & (size < most * np.float32((above + 1) / (above + 0.5)))
+    size = jnp.where(rounds_up, most, jnp.minimum(size, outside))
+    return jnp.where(scale < 0, -size, size)
 
 
 def _round_trip(

@@ -51,6 +51,10 @@ class ScaleFormat:
         """
         raise NotImplementedError
 
+    def capped(self, stored: jax.Array, most: jax.Array) -> jax.Array:
+        """Stored scales, none above `most` where storing rounds up: `make` was given none above."""
+        return stored
+
     def read(self, stored: jax.Array, outer: jax.Array | None) -> jax.Array:
         """What stored scales stand for: `f32(stored) * outer`, float32, exact in the first step."""
         scale = stored.astype(jnp.float32)
@@ -101,6 +105,11 @@ class E8M0(ScaleFormat):
         """See `ScaleFormat.make`."""
         exponent = _ROUNDINGS[self.rounding](scale, amax, qtype)
         return _to_e8m0(jnp.where(amax == 0, _BIAS, exponent)), None
+
+    def capped(self, stored, most):
+        """See `ScaleFormat.capped`."""
+        exponent = lax.bitcast_convert_type(stored, jnp.uint8).astype(jnp.int32)
+        return _to_e8m0(jnp.minimum(exponent, _bits(most) >> _MANTISSA))
 
     def __str__(self) -> str:
         return f"e8m0 {self.rounding.value}"
