@@ -14,7 +14,7 @@ from qpass.errors import QuantizeError
 from qpass.numerics import half_bytes
 from qpass.numerics.axes import count_blocks, trim_order
 from qpass.numerics.blocks import cut_axes, reduce_blocks
-from qpass.numerics.formulas import as_f32, decode, encode, parameters
+from qpass.numerics.formulas import as_f32, decode, encode, parameters, rounded
 from qpass.numerics.granularity import block_sizes
 from qpass.numerics.packing import pack as pack_bits
 from qpass.numerics.qtensor import QTensor
@@ -118,7 +118,8 @@ def find_range(
     values = jnp.where(finite, values, 0)
     counts = reduce_blocks(finite.astype(jnp.float32), blocks, jnp.sum)
     trial = partial(_round_trip, values, blocks, quantizer, x.dtype)
-    return quantizer.range.bounds(Sample(values, counts, blocks, importance, trial))
+    to_scale = partial(rounded, dtype=quantizer.spoken.precision(x.dtype))
+    return quantizer.range.bounds(Sample(values, counts, blocks, importance, trial, to_scale))
 
 
 def find_scales(
