@@ -140,7 +140,11 @@ def find_scales(
     """
     scale, zero = parameters(lo, hi, quantizer, dtype)
     form = quantizer.scale_format(dtype)
-    most = _greatest_scale(zero, quantizer, dtype) if quantizer.spoken.saturates else jnp.inf
+    most = (
+        _greatest_scale(zero, quantizer, dtype)
+        if quantizer.spoken.saturates
+        else jnp.float32(jnp.inf)
+    )
     scale = _capped(scale, most, quantizer)
     stored, outer = form.make(scale, jnp.maximum(-lo, hi), quantizer.qtype, outer_axes)
     stored = form.capped(stored, most)
@@ -199,9 +203,7 @@ def _check(x: jax.Array, quantizer: Quantizer, bounds: Bounds | None) -> None:
         raise QuantizeError(f"Give the range that {quantizer} is to cover: it is static.")
 
 
-def _of_every_block(
-    bound: jax.Array, shape: tuple[int, ...], blocks: tuple[int, ...]
-) -> jax.Array:
+def _of_every_block(bound: jax.Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(bound, tuple(map(count_blocks, shape, blocks)))
 
 
