@@ -9,6 +9,7 @@
 (2, 4)
 """
 
+from qpass import presets as presets
 from qpass.api import jit as jit
 from qpass.api import transform as transform
 from qpass.calibrate import load_stats as load_stats
