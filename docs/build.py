@@ -85,7 +85,7 @@ def _numerics() -> None:
     with Stages(Console(stderr=True)).stage("Quantize", roundtrip.EVERYTHING.steps) as tick:
         report = roundtrip.report(roundtrip.arrays(), tick=tick)
     _path("roundtrip").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    page = numerics_page.page(report, _result("demo-cpu"), _result("heldout-cpu"))
+    page = numerics_page.page(report, _result("demo-cpu"))
     (DOCS / "numerics.md").write_text(page, encoding="utf-8")
     numerics_page.plot(report, DOCS / "images" / "roundtrip.svg")
 

@@ -15,8 +15,8 @@ DATA = {
 }
 
 
-def page(report: Mapping[str, Any], demo: Mapping[str, Any], heldout: Mapping[str, Any]) -> str:
-    """``docs/numerics.md`` from what ``roundtrip``, ``demo`` and ``heldout`` measured."""
+def page(report: Mapping[str, Any], demo: Mapping[str, Any]) -> str:
+    """``docs/numerics.md`` from what ``roundtrip`` and the demo measured."""
     _, int8, int4 = demo["variants"]
     return template("numerics").substitute(
         date=report["date"],
@@ -26,7 +26,6 @@ def page(report: Mapping[str, Any], demo: Mapping[str, Any], heldout: Mapping[st
         int8=_normal(report, "int8", "channel"),
         int4_perplexity=f"{int4['perplexity_ratio']:.3f}",
         int8_perplexity=f"{int8['perplexity_ratio']:.4f}",
-        int8_pydoc=f"{heldout['pydoc topics'][int8['name']]['ratio']:.4f}",
         types="\n".join(f"**{title}**\n\n{types(report, name)}" for name, title in DATA.items()),
         ranges=ranges(report),
         dialects=dialects(report),

@@ -71,7 +71,7 @@ def _result(name):
 
 
 def test_the_page_shows_every_figure(report):
-    page = numerics_page.page(report, _result("demo-cpu"), _result("heldout-cpu"))
+    page = numerics_page.page(report, _result("demo-cpu"))
     assert "$" not in page
     for row in report["types"]:
         assert f"| {row['type']} |" in page
@@ -80,7 +80,7 @@ def test_the_page_shows_every_figure(report):
 
 def test_the_committed_page_shows_the_committed_figures():
     page = (RESULTS.parents[1] / "docs" / "numerics.md").read_text(encoding="utf-8")
-    results = map(_result, ("roundtrip", "demo-cpu", "heldout-cpu"))
+    results = map(_result, ("roundtrip", "demo-cpu"))
     assert page == numerics_page.page(*results)
 
 
