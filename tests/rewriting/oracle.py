@@ -24,9 +24,12 @@ def plain(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _codes(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    top = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
-    scale = jnp.where(top == 0, 1.0, top * np.float32(1 / 127))
-    return jnp.clip(jnp.round(x * (1 / scale)), -127, 127), scale
+    """The least scale that clips nothing; the larger side lies at -128, by a sign if need be."""
+    above, below = (jnp.max(side, axis=axis, keepdims=True, initial=0) for side in (x, -x))
+    larger, smaller = jnp.maximum(above, below), jnp.minimum(above, below)
+    scale = jnp.maximum(larger * np.float32(1 / 128), smaller * np.float32(1 / 127))
+    scale = jnp.where(larger == 0, 1.0, jnp.where(above > below, -scale, scale))
+    return jnp.clip(jnp.round(x * (1 / scale)), -128, 127), scale
 
 
 @jax.custom_jvp
@@ -34,7 +37,7 @@ def quantized(x: jax.Array, w: jax.Array) -> jax.Array:
     """Int8 by int8, a scale per row and per column; straight-through derivatives."""
     q, s = _codes(x, -1)
     p, t = _codes(w, 0)
-    # Exact in float32: sums of K <= 16 products of integers up to 127 stay below 2**24.
+    # Exact in float32: sums of K <= 16 products of integers up to 128 stay below 2**24.
     return plain(q, p) * s * t[0]
 
 
