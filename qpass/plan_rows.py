@@ -12,7 +12,7 @@ from qpass.graph.dataflow import Found, Key
 from qpass.graph.higher_order import equation_at
 from qpass.graph.provenance import Origin
 from qpass.graph.trail import Trails
-from qpass.numerics import QTensor
+from qpass.ops.decoded import decoded
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
 from qpass.ops.weights import abstract_weight, stored_nbytes
@@ -50,7 +50,7 @@ def _row(
 ) -> Row:
     site = decision.site
     before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
-    kernel, refused = _kernel(plan, decision, chosen) if decision.action else ("", ())
+    kernel, refused, told = _kernel(plan, decision, chosen) if decision.action else ("", (), ())
     lhs, rhs = (v.aval.str_short(short_dtypes=True) for v in site.eqn.invars[:2])
     return Row(
         id=site.id,
@@ -72,7 +72,7 @@ def _row(
         bytes_after=after,
         count=site.repeats,
         reason=decision.reason,
-        notes=(*decision.notes, *notes[site.key]),
+        notes=(*decision.notes, *notes[site.key], *told),
         forward=site.forward,
         operands_from=() if decision.action else _operands_from(trails, site.nodes),
     )
@@ -105,26 +105,23 @@ def _opaque_row(found: Found, reason: str, number: int, trails: Trails) -> Row:
     )
 
 
-def _kernel(plan: Plan, decision: Decision, chosen: dict) -> tuple[str, Refused]:
-    """The kernel of a quantized site; sites of equal shapes and schemes share the look-up."""
+def _kernel(plan: Plan, decision: Decision, chosen: dict) -> tuple[str, Refused, tuple[str, ...]]:
+    """The kernel of a quantized site, which were refused, and what it does not get as it is.
+
+    Sites of equal shapes and schemes share the look-up.
+    """
     site, action = decision.site, decision.quantized
-    weight = _abstract_weight(plan, decision)
+    weight = abstract_weight(site.eqn.invars[action.weight].aval, on_the_fly(action, site.eqn))
     spec = dot_spec(action, site.eqn, plan.kernels)
-    if spec.sharding is not None:
-        return "xla", ((EVERY_KERNEL, "shardings are part of the types here"),)
     aval = site.eqn.invars[1 - action.weight].aval
+    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    told = decoded(spec, x, weight)
+    if spec.sharding is not None:
+        return "xla", ((EVERY_KERNEL, "shardings are part of the types here"),), told
     key = (spec, aval.shape, aval.dtype, jax.tree.structure(weight), weight.shape)
     if key not in chosen:
-        x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-        product = product_of(spec, x, weight)
-        chosen[key] = select(plan.kernels, plan.platform, product)
-    return chosen[key].kernel.name, chosen[key].refused
-
-
-def _abstract_weight(plan: Plan, decision: Decision) -> QTensor:
-    """The weight as the site would quantize it itself: same types, groups and sizes as stored."""
-    aval = decision.site.eqn.invars[decision.quantized.weight].aval
-    return abstract_weight(aval, on_the_fly(decision.quantized, decision.site.eqn))
+        chosen[key] = select(plan.kernels, plan.platform, product_of(spec, x, weight))
+    return chosen[key].kernel.name, chosen[key].refused, told
 
 
 def _leaf_bytes(plan: Plan) -> dict[int, tuple[int, int]]:

@@ -20,6 +20,7 @@ from qpass.numerics.granularity import PerChannel as PerChannel
 from qpass.numerics.granularity import PerGroup as PerGroup
 from qpass.numerics.granularity import PerTensor as PerTensor
 from qpass.numerics.granularity import block_sizes as block_sizes
+from qpass.numerics.kernel_codes import decoding as decoding
 from qpass.numerics.kernel_codes import kernel_codes as kernel_codes
 from qpass.numerics.packing import Packed as Packed
 from qpass.numerics.qtensor import QTensor as QTensor

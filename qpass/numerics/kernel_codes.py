@@ -43,6 +43,24 @@ def kernel_codes(codes: jax.Array, qtype: QType) -> KernelCodes:
     return KernelCodes(codes if qtype.dtype.name in _EIGHT_BITS else values_of(codes, qtype))
 
 
+def decoding(qtype: QType, packed: bool = False) -> str:
+    """What becomes of the codes of a type on their way to a kernel, in words; "" where nothing.
+
+    Args:
+        qtype: the type.
+        packed: whether codes come as `Packed` (weights do, activations do not).
+    """
+    if qtype.kind == "int" and qtype.qmin == 0:
+        return f"{qtype.name} codes are shifted to int{qtype.bits} before the product"
+    if qtype.kind == "int":
+        unpacked = f"{qtype.name} codes are unpacked to int8 before the product"
+        return unpacked if packed and qtype.packed else ""
+    if unit_of(qtype) is not None:
+        return f"{qtype.name} codes are turned into int8 before the product"
+    known = qtype.dtype.name in _EIGHT_BITS
+    return "" if known else f"{qtype.name} codes are turned into float32 before the product"
+
+
 def unit_of(qtype: QType) -> float | None:
     """The power of two that all values of a small float or table type are int8 multiples of.
 

@@ -148,14 +148,22 @@ def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array
     the contracted axes cannot be applied afterwards, so such operands are dequantized.
     """
     w = w.plain().in_order()
-    if spec.act is None or any(w.cuts(spec.dims[0][spec.weight])):
+    if dequantized_because(spec, x, w, fed):
         return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
     xq = _in_place(spec, x, w, fed).plain().in_order()
-    if any(xq.cuts(spec.dims[0][1 - spec.weight])):
-        return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
     pair = (w, xq) if spec.weight == 0 else (xq, w)
     out = product_of_codes(pair, spec.dims, spec.sharding)
     return out.astype(spec.out)
+
+
+def dequantized_because(spec: DotSpec, x: Any, w: QTensor, fed: dict) -> str:
+    """Why a product with shardings in its types is one of floats; "" where it is one of codes."""
+    if spec.act is None:
+        return "the activation is float"
+    shape = jax.eval_shape(lambda x, w: _in_place(spec, x, w, fed), x, w)
+    operands = (("weight", w, spec.weight), ("activation", shape, 1 - spec.weight))
+    cut = [name for name, q, side in operands if any(q.cuts(spec.dims[0][side]))]
+    return f"scales along the contracted axes of the {' and the '.join(cut)}" if cut else ""
 
 
 def _in_place(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> QTensor:

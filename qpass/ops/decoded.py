@@ -1,0 +1,44 @@
+"""What a product does to its operands before, or beside, the kernel: in words, for the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from qpass.numerics import QTensor, decoding
+from qpass.ops.dot_general import DotSpec, dequantized_because
+
+
+def decoded(spec: DotSpec, x: Any, w: QTensor) -> tuple[str, ...]:
+    """Codes that no kernel multiplies as they are, zero points, and products that fall to floats.
+
+    Args:
+        spec: the product.
+        x: the other operand, or its shape and dtype.
+        w: the weight, or its shapes and dtypes.
+    """
+    if spec.sharding is not None:
+        because = dequantized_because(spec, x, w, {"key": jax.random.key(0)})
+        if because:
+            return (f"dequantized before the product: {because}, and shardings are in the types",)
+    return (*dict.fromkeys(_codes(spec, w)), *_zero_points(spec, w))
+
+
+def _codes(spec: DotSpec, w: QTensor) -> Iterator[str]:
+    """Of each operand; two of one type are told of once."""
+    yield from filter(None, (decoding(w.qtype, packed=True),))
+    if spec.act is not None:
+        yield from filter(None, (decoding(spec.act.qtype),))
+
+
+def _zero_points(spec: DotSpec, w: QTensor) -> Iterator[str]:
+    """The weight's own say whether it has some: unsigned codes have them in a symmetric range."""
+    sides = {
+        "weight": w.zero is not None,
+        "activation": spec.act is not None and not spec.act.symmetric,
+    }
+    having = " and ".join(side for side, has in sides.items() if has)
+    if having:
+        yield f"zero points of the {having} are taken off in float32 beside the kernel"
