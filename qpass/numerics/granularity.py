@@ -54,8 +54,16 @@ class PerChannel:
 
     def shared(self, shape: Axes, contract: Axes, free: Axes) -> Mapping[int, int]:
         """The contracted axes, or all but those that are named."""
-        own = free if self.axes is None else _axes_of(self.axes, shape)
+        own = free if self.axes is None else self.named(shape)
         return {axis: n for axis, n in enumerate(shape) if axis not in own}
+
+    def named(self, shape: Axes) -> Axes:
+        """The axes that are named, counted from 0.
+
+        Raises:
+            QuantizeError: an axis that the shape does not have.
+        """
+        return _axes_of(self.axes or (), shape)
 
     def __str__(self) -> str:
         return "" if self.axes is None else f"axis{','.join(map(str, self.axes))}"

@@ -17,6 +17,7 @@ from qpass.graph.provenance import Origin, Step
 from qpass.numerics import PerChannel, QTensor
 from qpass.ops.layout import apply_layout
 from qpass.ops.weights import Storage, encode_weight, shaped
+from qpass.passes.leaf_axes import of_leaf
 from qpass.passes.unstored import (
     ANY_AXIS,
     NO_PART,
@@ -106,7 +107,11 @@ def _wanted(plan: Plan, leaf: int, decision: Decision, first: Storage | None) ->
             f"{site.id} contracts an axis that the weight was broadcast along", ANY_AXIS
         )
     separate = tuple(sorted(set(range(ndim)) - contract - free))
-    storage = Storage(action.quantizer, tuple(sorted(contract)), separate)
+    quantizer = of_leaf(action.quantizer, origin, site.eqn.invars[action.weight].aval.shape)
+    if quantizer is None:
+        why = f"{site.id} has a scale for each index of only a part of an axis"
+        return Unstored(why, NOT_FOLLOWED)
+    storage = Storage(quantizer, tuple(sorted(contract)), separate)
     if first is not None and _same_scales(first, storage):
         storage = first
     lost = _lost_on_the_way(plan, leaf, origin, storage)
