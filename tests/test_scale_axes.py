@@ -65,11 +65,14 @@ def test_groups_cut_the_innermost_contracted_axis(equation, reduced):
 
 
 @pytest.mark.parametrize(("equation", "reduced"), TABLE)
-def test_scales_are_the_largest_magnitudes(equation, reduced):
+def test_scales_are_the_least_that_clip_nothing(equation, reduced):
+    """The larger side of a channel takes the 128 codes below zero, the other the 127 above."""
     q = quantized(equation, "int8")
     rng = np.random.default_rng(0)
     w = rng.standard_normal(q.shape).astype(np.float32)
-    wanted = np.abs(w).max(axis=reduced, keepdims=True) / 127
+    up, down = (side.max(axis=reduced, keepdims=True) for side in (w, -w))
+    size = np.maximum(np.maximum(up, down) / 128, np.minimum(up, down) / 127)
+    wanted = np.where(up > down, -size, size)
     got = np.transpose(q.scale, [q.physical(axis) for axis in range(q.ndim)])
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
