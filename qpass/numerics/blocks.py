@@ -7,6 +7,7 @@ scales there; "of the shape of the scales" means that along every axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 
@@ -51,7 +52,9 @@ def extremes(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
     """The least and the greatest of every block and 0.
 
     The same as two calls of `reduce_blocks`. But those read an array that XLA CPU computes and
-    stores beforehand: in memory that is new every time, which takes longer than all else.
+    stores beforehand: in memory that is new every time, which takes longer than all else. What does
+    not, XLA cannot split over devices. So it goes over parts of blocks that lie on one device, and
+    `reduce_blocks` over the parts.
 
     Args:
         x: array without NaN.
@@ -60,12 +63,20 @@ def extremes(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
     Returns:
         two arrays of the dtype of x and the shape of the scales.
     """
-    if x.ndim and blocks[-1] > 1:
-        return _in_one_pass(x, blocks)
-    if x.size >= _LARGE:
-        return _by_slices(x, blocks, jnp.minimum), _by_slices(x, blocks, jnp.maximum)
-    least, greatest = (reduce_blocks(x, blocks, op) for op in (jnp.min, jnp.max))
+    local = tuple(map(_local, x.shape, blocks))
+    if x.ndim and blocks[-1] != 1:
+        least, greatest = _in_one_pass(x, local)
+    elif _is_large(x.shape):
+        least, greatest = (_by_slices(x, local, op) for op in (jnp.minimum, jnp.maximum))
+    else:
+        least, greatest, local = x, x, (1,) * x.ndim
+    rest = tuple(map(count_blocks, blocks, local))
+    least, greatest = reduce_blocks(least, rest, jnp.min), reduce_blocks(greatest, rest, jnp.max)
     return jnp.minimum(least, 0), jnp.maximum(greatest, 0)
+
+
+def _is_large(shape: tuple[int, ...]) -> bool:
+    return all(isinstance(n, int) for n in shape) and math.prod(shape) >= _LARGE
 
 
 def split_blocks(x: jax.Array, blocks: tuple[int, ...], fill: float = 0) -> jax.Array:
@@ -94,25 +105,32 @@ def cut_axes(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[int, ...]
     return tuple(axis for axis, (n, block) in pairs if block != n and block != 1)
 
 
-def _in_one_pass(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _is_large(shape: tuple[int, ...]) -> bool:
+    return all(isinstance(n, int) for n in shape) and math.prod(shape) >= _LARGE
+
+
+def _in_one_pass(x: jax.Array, local: tuple[int, ...]) -> Pair:
     """One reduction with two results, in whose loop XLA also computes its operand."""
-    parts, zero = split_blocks(x, blocks), np.zeros((), x.dtype)
-    return lax.reduce((parts, parts), (zero, zero), _widen, tuple(range(1, parts.ndim, 2)))
+    parts, zero = split_blocks(x, local), np.zeros((), x.dtype)
+    least, greatest = lax.reduce(
+        (parts, parts), (zero, zero), _widen, tuple(range(1, parts.ndim, 2))
+    )
+    return least, greatest
 
 
 def _widen(found: Pair, more: Pair) -> Pair:
     return lax.min(found[0], more[0]), lax.max(found[1], more[1])
 
 
-def _by_slices(x: jax.Array, blocks: tuple[int, ...], op: Elementwise) -> jax.Array:
+def _by_slices(x: jax.Array, local: tuple[int, ...], op: Elementwise) -> jax.Array:
     """Reduce axes before the last one, slice by slice.
 
     XLA CPU reduces such an axis column by column. Of this it makes a loop along the rows; with more
     than 8 slices in an expression it would store them. Several times the code to compile, which
     only large arrays repay.
     """
-    shape = tuple(map(count_blocks, x.shape, blocks))
-    x = split_blocks(x, blocks)
+    shape = tuple(map(count_blocks, x.shape, local))
+    x = split_blocks(x, local)
     for axis in range(1, x.ndim, 2):
         while (n := x.shape[axis]) > 1:
             parts = _split_axis(x, axis, min(n, 8), 0)
@@ -120,7 +138,12 @@ def _by_slices(x: jax.Array, blocks: tuple[int, ...], op: Elementwise) -> jax.Ar
                 lax.index_in_dim(parts, i, axis + 1, keepdims=False) for i in range(min(n, 8))
             )
             x = lax.optimization_barrier(reduce(op, slices))
-    return op(x.reshape(shape), 0)
+    return x.reshape(shape)
+
+
+def _local(n: int, block: int) -> int:
+    """A part of a block that does not lie on two devices, however many up to 64 share the axis."""
+    return n // math.gcd(n, 64) if n == block and isinstance(n, int) and n else block
 
 
 def _split_axis(x: jax.Array, axis: int, block: int, fill: float) -> jax.Array:

@@ -21,7 +21,7 @@ _WHOLE = {jnp.dtype(jnp.int4): jnp.int8, jnp.dtype(jnp.uint4): jnp.uint8}
 def cast(values: jax.Array, dtype: np.dtype) -> jax.Array:
     """`values.astype(dtype)`, for values that the dtype can hold."""
     whole = _WHOLE.get(dtype)
-    if whole is None or values.ndim == 0 or values.shape[-1] % 2:
+    if whole is None or not _comes_in_pairs(values, -1):
         return values.astype(dtype)
     # The barriers keep each step a loop over whole bytes.
     codes = lax.optimization_barrier(values.astype(whole))
@@ -34,10 +34,15 @@ def transpose(codes: jax.Array, order: Sequence[int]) -> jax.Array:
     if order == tuple(range(codes.ndim)):
         return codes
     whole = _WHOLE.get(dtype, dtype)
-    if whole == dtype or codes.shape[order[-1]] % 2:
+    if whole == dtype or not _comes_in_pairs(codes, order[-1]):
         return lax.transpose(lax.optimization_barrier(codes.astype(whole)), order).astype(dtype)
     both = lax.optimization_barrier(_paired(codes.astype(whole), order[-1]))
     return _opened(lax.transpose(both, order), dtype)
+
+
+def _comes_in_pairs(x: jax.Array, axis: int) -> bool:
+    """Whether an axis has an even size; XLA cannot infer a symbolic one through bytes."""
+    return x.ndim > 0 and all(isinstance(n, int) for n in x.shape) and x.shape[axis] % 2 == 0
 
 
 def _paired(codes: jax.Array, axis: int) -> jax.Array:

@@ -46,8 +46,8 @@ def test_automatic_sharding_keeps_the_outputs_and_the_collectives(placed):
     close(jax.jit(q)(params, x), mlp(quantized)(W, X))
     assert collectives(mlp(plain), params, x) == [("f32", "all-reduce")]
     stored = q.quantize(params, x)
-    # The sum over devices, and the largest activation over devices.
-    assert collectives(q, stored, x) == [("f32", "all-reduce"), ("s32", "all-reduce")]
+    # Over devices: the sum, and the least and the greatest activation.
+    assert collectives(q, stored, x) == [*[("f32", "all-reduce")] * 2, ("s32", "all-reduce")]
 
 
 def test_stored_weights_are_sharded_like_the_float_ones(placed):
