@@ -26,9 +26,35 @@ if TYPE_CHECKING:
 def plain(q: QTensor) -> QTensor:
     """Codes unpacked, scales float32."""
     codes = unpack(q.codes) if isinstance(q.codes, Packed) else q.codes
+    return plain_scales(q if codes is q.codes else replace(q, codes=codes))
+
+
+def plain_scales(q: QTensor) -> QTensor:
+    """Scales float32; codes as they are."""
     if q.outer is None and q.scale.dtype == np.float32:
-        return q if codes is q.codes else replace(q, codes=codes)
-    return replace(q, codes=codes, scale=q.qtype.scale_format.read(q.scale, q.outer), outer=None)
+        return q
+    return replace(q, scale=q.qtype.scale_format.read(q.scale, q.outer), outer=None)
+
+
+def plain_along(q: QTensor, touched: Sequence[int]) -> QTensor:
+    """Scales float32, and codes unpacked where bytes hold several along an axis that is touched."""
+    packed = q.physical_order[-1:] if isinstance(q.codes, Packed) else ()
+    return plain(q) if set(packed) & set(touched) else plain_scales(q)
+
+
+def stored(codes: Any) -> jax.Array:
+    """The array that codes lie in: their bytes where they are packed along the last axis."""
+    return codes.words if isinstance(codes, Packed) else codes
+
+
+def stored_sizes(codes: Any, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of a part of codes, as those of the array that they lie in."""
+    return (*sizes[:-1], codes.words.shape[-1]) if isinstance(codes, Packed) else sizes
+
+
+def stored_as(codes: Any, array: jax.Array) -> Any:
+    """Codes in that array, of which the last axis is whole, in the form that `codes` have."""
+    return replace(codes, words=array) if isinstance(codes, Packed) else array
 
 
 def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
@@ -46,14 +72,14 @@ def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
 
 def squeeze(q: QTensor, dims: tuple[int, ...]) -> QTensor:
     """`lax.squeeze`."""
-    q = plain(q)
     dims = tuple(d % q.ndim for d in dims)
+    q = plain_along(q, dims)
     kept = [axis for axis in range(q.ndim) if axis not in dims]
     place = {axis: i for i, axis in enumerate(kept)}
     gone = tuple(q.physical(d) for d in dims)
     return rebuild(
         q,
-        lax.squeeze(q.codes, gone),
+        stored_as(q.codes, lax.squeeze(stored(q.codes), gone)),
         lambda scale: lax.squeeze(scale, gone),
         tuple(place[axis] for axis in q.physical_order if axis in place),
         {place[axis]: size for axis, size in groups_of(q).items()},

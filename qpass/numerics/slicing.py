@@ -12,7 +12,14 @@ import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import pick
-from qpass.numerics.layout import groups_of, plain, rebuild
+from qpass.numerics.layout import (
+    groups_of,
+    plain_along,
+    rebuild,
+    stored,
+    stored_as,
+    stored_sizes,
+)
 
 if TYPE_CHECKING:
     from qpass.numerics.qtensor import QTensor
@@ -41,16 +48,18 @@ class Window:
 def slice_(
     q: QTensor, start: tuple[int, ...], limit: tuple[int, ...], strides: tuple[int, ...]
 ) -> QTensor | None:
-    """`lax.slice`."""
-    q = plain(q)
-    asked = enumerate(zip(start, limit, strides, strict=True))
+    """`lax.slice`; packed codes stay so where their last axis stays whole."""
+    asked = list(enumerate(zip(start, limit, strides, strict=True)))
+    q = plain_along(q, [axis for axis, where in asked if where != (0, q.shape[axis], 1)])
     windows = _all([_window(q, axis, *where) for axis, where in asked])
     if windows is None:
         return None
     order = q.physical_order
+    limits = stored_sizes(q.codes, pick(limit, order))
+    codes = lax.slice(stored(q.codes), pick(start, order), limits, pick(strides, order))
     return rebuild(
         q,
-        lax.slice(q.codes, pick(start, order), pick(limit, order), pick(strides, order)),
+        stored_as(q.codes, codes),
         lambda scale: lax.slice(scale, *_static(pick(windows, order))),
         order,
         _groups(windows),
@@ -61,18 +70,20 @@ def slice_(
 def dynamic_slice(q: QTensor, starts: Sequence[Index], sizes: tuple[int, ...]) -> QTensor | None:
     """`lax.dynamic_slice` as the primitive has it: starts out of range are moved in.
 
-    A negative start therefore means 0; it does not count from the end.
+    A negative start therefore means 0; it does not count from the end. Packed codes stay so where
+    their last axis stays whole.
     """
-    q = plain(q)
+    q = plain_along(q, [axis for axis, size in enumerate(sizes) if size != q.shape[axis]])
     asked = enumerate(zip(starts, sizes, strict=True))
     windows = _all([_dynamic_window(q, axis, *where) for axis, where in asked])
     if windows is None:
         return None
     order = q.physical_order
     kept = pick(windows, order)
+    lengths = stored_sizes(q.codes, pick(sizes, order))
     return rebuild(
         q,
-        _dynamic_slice(q.codes, pick(starts, order), pick(sizes, order)),
+        stored_as(q.codes, _dynamic_slice(stored(q.codes), pick(starts, order), lengths)),
         lambda scale: _dynamic_slice(scale, [w.start for w in kept], [w.size for w in kept]),
         order,
         _groups(windows),

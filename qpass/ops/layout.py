@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.numerics import Packed, QTensor
+from qpass.numerics.layout import plain_scales, stored, stored_as
 
 Operands = Sequence[Any]
 
@@ -121,9 +122,9 @@ def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     q, indices = operands
     if not _is_row_lookup(eqn, q):
         return None
-    q = q.in_order().plain()
+    q = plain_scales(q.in_order())
     # A fill value of NaN means nothing as a code: the scale's NaN alone marks a row out of range.
-    codes = _rows(eqn, q.codes, indices, fill_value=0)
+    codes = stored_as(q.codes, _rows(eqn, stored(q.codes), indices, fill_value=0))
     scale = _rows(eqn, _for_rows(q, q.scale), indices)
     zero = None if q.zero is None else _rows(eqn, _for_rows(q, q.zero), indices, fill_value=0)
     latent = None if q.latent is None else _rows(eqn, q.latent, indices)

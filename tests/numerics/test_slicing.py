@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from qpass.numerics.packing import Packed
 from qpass.numerics.slicing import _grouped_window
 from tests.numerics import oracle
 from tests.numerics.tensors import assert_follows, tensor
@@ -107,3 +108,25 @@ def test_dynamic_slice_of_groups(pack):
         got = jax.jit(one)(q, at)
         assert_follows(q, got, lambda x, place=place: x[:, place : place + 1])
     assert jax.eval_shape(lambda q, at: q.dynamic_slice((0, at), (3, 4)), q, 0) is None
+
+
+WHOLE = {
+    "slice": (lambda q: q.slice((1, 0, 0), (3, 9, 5)), np.s_[1:3]),
+    "dynamic slice": (lambda q: q.dynamic_slice((1, 0, 2), (2, 9, 5)), np.s_[1:3]),
+    "squeeze": (lambda q: q.slice((1, 0, 0), (2, 9, 5)).squeeze((0,)), 1),
+}
+
+
+@pytest.mark.parametrize("name", ["int3", "int3 g4 asym", "mxfp6 g4"])
+@pytest.mark.parametrize(("part", "where"), WHOLE.values(), ids=WHOLE)
+def test_codes_stay_packed_where_their_last_axis_stays_whole(part, where, name):
+    q = tensor((4, 9, 5), (name, jnp.float32), (1,), (0,), pack=True)
+    got = part(q)
+    assert isinstance(got.codes, Packed)
+    assert_follows(q, got, lambda x: x[where])
+
+
+def test_codes_are_unpacked_where_bytes_would_be_cut():
+    q = tensor((4, 9, 5), ("int3", jnp.float32), (1,), (0,), pack=True)
+    assert not isinstance(q.slice((0, 1, 0), (4, 9, 5)).codes, Packed)
+    assert not isinstance(q.dynamic_slice((0, 1, 0), (4, 8, 5)).codes, Packed)
