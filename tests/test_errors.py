@@ -59,7 +59,7 @@ def test_an_unknown_type():
         {"keep": True, "weight": "int8"},
         {"path": "**"},
         {"act": "int8"},
-        {"weight": qpass.int4.grouped(16), "act": qpass.int8.grouped(32)},
+        {"weight": qpass.int4.grouped(32), "act": qpass.int8.grouped(48)},
         {"role": "activations", "weight": "int8"},
     ],
     ids=str,
