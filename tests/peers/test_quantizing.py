@@ -34,8 +34,8 @@ def test_quantizing_takes_one_leaf_more_than_the_model(monkeypatch):
     module = importlib.import_module("qpass.quantize")
     encode = module.encode_weight
 
-    def watched(*args):
-        codes = encode(*args)
+    def watched(*args, **options):
+        codes = encode(*args, **options)
         peaks.append(alive())
         return codes
 
