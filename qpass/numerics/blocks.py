@@ -105,10 +105,6 @@ def cut_axes(shape: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[int, ...]
     return tuple(axis for axis, (n, block) in pairs if block != n and block != 1)
 
 
-def _is_large(shape: tuple[int, ...]) -> bool:
-    return all(isinstance(n, int) for n in shape) and math.prod(shape) >= _LARGE
-
-
 def _in_one_pass(x: jax.Array, local: tuple[int, ...]) -> Pair:
     """One reduction with two results, in whose loop XLA also computes its operand."""
     parts, zero = split_blocks(x, local), np.zeros((), x.dtype)
