@@ -51,7 +51,9 @@ def test_every_contestant_is_judged(ran):
         assert variant["completion"]["prompt"] == "Why?\n"
     exact, *rough = report["variants"]
     assert exact["perplexity_ratio"] == 1
-    assert all(v["perplexity_ratio"] == pytest.approx(1, abs=0.2) for v in rough)
+    # Random weights of 64 columns: two groups of 32 each, on which 4 bits are coarse.
+    ratios = [v["perplexity_ratio"] for v in rough]
+    assert ratios == [pytest.approx(1, abs=0.02), pytest.approx(1, abs=0.3)]
     assert all(v["sizes"]["ratio"] < 0.4 for v in rough)
 
 
