@@ -18,10 +18,15 @@ CONTRACTIONS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 
 
 def rounded(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """To int8 and back: one scale for each index of the axes that are not contracted."""
-    top = jnp.max(jnp.abs(w), axis=axes, keepdims=True)
-    scale = jnp.where(top == 0, 1.0, top / 127)
-    return jnp.clip(jnp.round(w / scale), -127, 127) * scale
+    """To int8 and back: one scale for each index of the axes that are not contracted.
+
+    The least scale that clips nothing when the larger side has the 128 codes below zero.
+    """
+    above, below = (jnp.max(side, axis=axes, keepdims=True, initial=0) for side in (w, -w))
+    larger, smaller = jnp.maximum(above, below), jnp.minimum(above, below)
+    scale = jnp.maximum(larger / 128, smaller / 127)
+    scale = jnp.where(larger == 0, 1.0, jnp.where(above > below, -scale, scale))
+    return jnp.clip(jnp.round(w / scale), -128, 127) * scale
 
 
 def path_of(keys: tuple) -> str:

@@ -17,25 +17,6 @@ from qpass.numerics import (
 )
 
 
-def test_names_and_dtypes():
-    assert [(t.name, t.dtype, t.qmax, t.bits) for t in QTYPES] == [
-        ("int8", jnp.int8, 127, 8),
-        ("int4", jnp.int4, 7, 4),
-        ("fp8_e4m3", jnp.float8_e4m3fn, 448, 8),
-        ("fp8_e5m2", jnp.float8_e5m2, 57344, 8),
-    ]
-    assert all(t.qmin == -t.qmax for t in QTYPES)
-    assert len({hash(t) for t in QTYPES}) == 4
-
-
-@pytest.mark.parametrize("qtype", QTYPES, ids=str)
-def test_range_is_that_of_the_dtype(qtype):
-    if qtype.kind == "float":
-        assert qtype.qmax == float(jnp.finfo(qtype.dtype).max)
-    else:
-        assert qtype.qmax == jnp.iinfo(qtype.dtype).max
-
-
 @pytest.mark.parametrize("qtype", QTYPES, ids=str)
 def test_find(qtype):
     assert find_qtype(qtype.name) is qtype
@@ -44,7 +25,7 @@ def test_find(qtype):
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownTypeError, match=r"'fp8_e4m4'.*'fp8_e4m3'"):
         find_qtype("fp8_e4m4")
-    with pytest.raises(QPassError, match=r"'zzz'.*'int8', 'int4', 'fp8_e4m3', 'fp8_e5m2'"):
+    with pytest.raises(QPassError, match=r"'zzz'.*'int8', 'int7', 'int6', .* more"):
         find_qtype("zzz")
 
 
