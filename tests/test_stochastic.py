@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import qpass
 from qpass.errors import QuantizeError
@@ -207,3 +209,31 @@ def test_a_key_for_each_example_of_a_batch():
     got = jax.vmap(lambda key, x: q.with_key(key)(params, x))(keys, xs)
     for one, key in zip(got, keys, strict=True):
         np.testing.assert_allclose(one, q.with_key(key)(params, x), rtol=1e-5, atol=1e-5)
+
+
+def of_equal_halves(**options):
+    """What four devices in a square make of two equal halves: each half is on two of them."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    halves = {"mesh": mesh, "in_specs": (P(), P("a")), "out_specs": P("a")}
+    params, x = arguments()
+    x = jnp.concatenate([x, x])
+    q = qpass.transform(jax.shard_map(matmul, **halves, **options), rules("int8", SR))
+    q = q.with_key(KEY)
+    slope = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(q(p, x)))))(params)
+    assert np.isfinite(np.asarray(slope["w"])).all()
+    shards = jax.jit(q)(params, x).addressable_shards
+    return [[np.asarray(s.data) for s in shards if s.index[0].start == k] for k in (0, len(x) // 2)]
+
+
+def test_devices_draw_their_own_for_parts_of_their_own():
+    """And alike where they hold the same: such copies would drift apart otherwise."""
+    (one, its_copy), (other, another_copy) = of_equal_halves()
+    np.testing.assert_array_equal(one, its_copy)
+    np.testing.assert_array_equal(other, another_copy)
+    assert np.any(one != other)
+
+
+def test_all_devices_draw_alike_where_jax_does_not_know_what_they_hold():
+    (one, its_copy), (other, another_copy) = of_equal_halves(check_vma=False)
+    for part in (its_copy, other, another_copy):
+        np.testing.assert_array_equal(one, part)

@@ -7,7 +7,7 @@ for the gradients are ordinary ``dot_general`` on the values that the forward us
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from qpass.graph._jax import varying_axes
 from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
 from qpass.numerics.clipping import in_range
@@ -173,16 +174,23 @@ def _in_place(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> QTensor:
     return _quantize_act(x, spec.act, contract, fed)
 
 
-def own_key(fed: dict | None, operand: int) -> jax.Array | None:
-    """The key of the activation (0) or of the weight (1), where the site is fed one."""
+def own_key(fed: dict | None, operand: int, x: jax.Array) -> jax.Array | None:
+    """The key of ``x``, the activation (0) or the weight (1), where the site is fed one.
+
+    Devices of a ``shard_map`` that hold other parts of ``x`` have other keys. Those that hold the
+    same must round alike, so only axes that ``x`` varies over count.
+    """
     key = (fed or {}).get("key")
-    return None if key is None else jax.random.fold_in(key, operand)
+    if key is None:
+        return None
+    places = [lax.axis_index(axis) for axis in sorted(varying_axes(x), key=str)]
+    return reduce(jax.random.fold_in, [operand, *places], key)
 
 
 def _quantize_act(x: jax.Array, act: Quantizer, contract: tuple[int, ...], fed: dict) -> QTensor:
     """The activation quantized, with what its site is fed for that."""
     act, bounds = whole_range(act, fed.get("bounds", {}).get("act"), x.ndim)
-    return quantize(x, act, contract, bounds=bounds, key=own_key(fed, 0))
+    return quantize(x, act, contract, bounds=bounds, key=own_key(fed, 0, x))
 
 
 def _kernel_call(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -> KernelCall:

@@ -87,7 +87,7 @@ class QTensorOperations:
             w = self.unwrap(w)
         if not isinstance(w, QTensor):
             bounds = (fed or {}).get("bounds", {}).get("weight")
-            w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1))
+            w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1, w))
         return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)
 
 
