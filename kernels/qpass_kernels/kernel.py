@@ -93,12 +93,16 @@ class Kernel:
         supports: Product -> None, or the reason for refusing it.
         run: (product, lhs `[B, M, K]`, lhs_scale f32 or None, rhs `[B, N, K]`, rhs_scale f32)
             -> `[B, M, N]` in `product.out`. Traceable; asked only for supported products.
+        run_stacked: the same where rhs is a layer of a stack that is read in place: (product, lhs,
+            lhs_scale, stack `[S, B, N, K]`, stack_scale `[S, B, N, 1 or G]`, index int32 scalar).
+            None: the layer is cut out and handed to `run`. Both give the same bits.
     """
 
     name: str
     platforms: tuple[str, ...]
     supports: Callable[[Product], str | None]
     run: Callable[..., Any]
+    run_stacked: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)

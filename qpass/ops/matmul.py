@@ -3,6 +3,9 @@
 ``quantized_matmul`` computes ``out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, n, k]`` with scales. One
 traced program can so be compiled or exported for CPU, CUDA and TPU, each with its own kernel, and
 no kernel is traced for a platform that nobody asked for.
+
+The right operand may be one layer of a stack: the primitive is handed the whole stack and an index,
+so that a kernel that can (``Kernel.run_stacked``) reads the layer where it lies.
 """
 
 from functools import partial
@@ -10,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from qpass.errors import DerivativeError
 from qpass.graph._jax import Primitive, ShapedArray, ad, batching, mlir
@@ -27,66 +31,88 @@ def quantized_matmul(
     group: int,
     out: Any,
     kernels: tuple[Kernel, ...],
+    index: jax.Array | None = None,
 ) -> jax.Array:
     """Product of quantized operands in the kernels' canonical form.
 
     Args:
         lhs: codes ``[B, M, K]``, or floats for a weight-only product.
         lhs_scale: float32 ``[B, M, 1]`` or ``[B, M, G]``; None for floats.
-        rhs: codes ``[B, N, K]``.
-        rhs_scale: float32 ``[B, N, 1]`` or ``[B, N, G]``.
+        rhs: codes ``[B, N, K]``; with ``index`` a stack ``[S, B, N, K]``.
+        rhs_scale: float32 ``[B, N, 1]`` or ``[B, N, G]``; with ``index`` the stack of them.
         group: elements of K per scale; K where nothing is grouped.
         out: dtype of the result.
         kernels: the table to pick from when lowering.
+        index: int32 scalar, which layer of the stacks; None where there are none.
 
     Returns:
         ``[B, M, N]`` in ``out``.
     """
-    scales = (rhs_scale,) if lhs_scale is None else (rhs_scale, lhs_scale)
+    rest = tuple(x for x in (lhs_scale, index) if x is not None)
     name = jnp.dtype(out).name
-    return quantized_matmul_p.bind(lhs, rhs, *scales, group=group, out=name, kernels=kernels)
+    return quantized_matmul_p.bind(
+        lhs, rhs, rhs_scale, *rest, group=group, out=name, kernels=kernels
+    )
+
+
+def one_layer(lhs: Any, rhs: Any, rhs_scale: Any, *rest: Any) -> tuple[Any, ...]:
+    """The operands of a product without stacks: their layer is cut out."""
+    if not _is_stacked(rhs):
+        return lhs, rhs, rhs_scale, *rest
+    *lhs_scale, index = rest
+    layer = partial(lax.dynamic_index_in_dim, index=index, axis=0, keepdims=False)
+    return lhs, layer(rhs), layer(rhs_scale), *lhs_scale
+
+
+def _is_stacked(rhs: Any) -> bool:
+    return rhs.ndim == 4
 
 
 def describe(shapes: tuple[Any, ...], group: int, out: str) -> Product:
     """The kernels' description of a product, from its operands (anything with shape and dtype).
 
     Args:
-        shapes: lhs, rhs, rhs_scale and, for quantized lhs, lhs_scale.
+        shapes: lhs, rhs, rhs_scale, for quantized lhs lhs_scale, for stacks the index.
         group: elements of K per scale.
         out: dtype name of the result.
     """
     lhs, rhs, rhs_scale, *rest = shapes
     batch, m, k = lhs.shape
+    scales = rest[:-1] if _is_stacked(rhs) else rest
     return Product(
         batch=batch,
         m=m,
-        n=rhs.shape[1],
+        n=rhs.shape[-2],
         k=k,
         lhs=lhs.dtype.name,
         rhs=rhs.dtype.name,
         out=out,
         group=group,
-        lhs_scale=_layout(rest[0]) if rest else "none",
+        lhs_scale=_layout(scales[0]) if scales else "none",
         rhs_scale=_layout(rhs_scale),
     )
 
 
 def _layout(scale: Any) -> Any:
-    one = isinstance(scale.shape[2], int) and scale.shape[2] == 1
+    one = isinstance(scale.shape[-1], int) and scale.shape[-1] == 1
     return "row" if one else "group"
 
 
-def _run(lhs, rhs, rhs_scale, *rest, group, out, kernels, platform):
-    product = describe((lhs, rhs, rhs_scale, *rest), group, out)
+def _run(*operands, group, out, kernels, platform):
+    product = describe(operands, group, out)
     kernel = select(kernels, platform, product).kernel
-    lhs_scale = rest[0] if rest else None
-    return kernel.run(product, lhs, lhs_scale, rhs, rhs_scale)
+    if kernel.run_stacked is not None and _is_stacked(operands[1]):
+        lhs, stack, scales, *rest, index = operands
+        return kernel.run_stacked(product, lhs, rest[0] if rest else None, stack, scales, index)
+    lhs, rhs, rhs_scale, *rest = one_layer(*operands)
+    return kernel.run(product, lhs, rest[0] if rest else None, rhs, rhs_scale)
 
 
 def _abstract(*avals: ShapedArray, group: int, out: str, kernels: tuple) -> Any:
     """Shape from the operands; sharding and varying axes as the plain product would have them."""
 
-    def plain(lhs, rhs, *scales):
+    def plain(*operands):
+        lhs, rhs, *_ = one_layer(*operands)
         low, high = jnp.bfloat16, jnp.dtype(out)
         contract = (((2,), (2,)), ((0,), (0,)))
         return jax.lax.dot_general(
@@ -95,7 +121,7 @@ def _abstract(*avals: ShapedArray, group: int, out: str, kernels: tuple) -> Any:
 
     if _is_plain(avals):
         lhs, rhs = avals[:2]
-        return ShapedArray((*lhs.shape[:2], rhs.shape[1]), jnp.dtype(out))
+        return ShapedArray((*lhs.shape[:2], rhs.shape[-2]), jnp.dtype(out))
     return jax.make_jaxpr(plain)(*avals).out_avals[0]
 
 
@@ -107,11 +133,12 @@ def _is_plain(avals: tuple) -> bool:
 def _batch(args: tuple, dims: tuple, **params: Any) -> tuple[Any, int]:
     """Batching: a mapped operand joins the kernel's batch, or its rows when the other is not."""
     size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    args, dims, index = _without_index(args, dims)
     lhs, rhs = (args[0], *args[3:]), args[1:3]
     lhs_dims, rhs_dims = (dims[0], *dims[3:]), dims[1:3]
     if all(d is None for d in rhs_dims):
         rows = [_into_rows(a, d, size) for a, d in zip(lhs, lhs_dims, strict=True)]
-        out = quantized_matmul_p.bind(rows[0], *rhs, *rows[1:], **params)
+        out = quantized_matmul_p.bind(rows[0], *rhs, *rows[1:], *index, **params)
         return _out_of_axis(out, 1, size)
     if all(d is None for d in lhs_dims):
         rows = [_into_rows(a, d, size) for a, d in zip(rhs, rhs_dims, strict=True)]
@@ -120,6 +147,24 @@ def _batch(args: tuple, dims: tuple, **params: Any) -> tuple[Any, int]:
     joined = [_into_batch(a, d, size) for a, d in zip(args, dims, strict=True)]
     out = quantized_matmul_p.bind(*joined, **params)
     return jnp.reshape(out, (size, -1, *out.shape[1:])), 0
+
+
+def _without_index(args: tuple, dims: tuple) -> tuple[tuple, tuple, tuple]:
+    """Operands and their axes without the index, and the index in a tuple of its own.
+
+    Where stack or index are mapped there is none: each example's layer is cut out.
+    """
+    if args[1].ndim - (dims[1] is not None) == 3:
+        return args, dims, ()
+    of_stack = (*dims[1:3], dims[-1])
+    if all(d is None for d in of_stack):
+        return args[:-1], dims[:-1], args[-1:]
+    layers = jax.vmap(lambda *stack: one_layer(args[0], *stack)[1:], of_stack)
+    return (
+        (args[0], *layers(*args[1:3], args[-1]), *args[3:-1]),
+        (dims[0], 0, 0, *dims[3:-1]),
+        (),
+    )
 
 
 def _front(array: Any, dim: int | None, size: int) -> Any:
