@@ -291,17 +291,26 @@ def test_a_branch_counts_when_it_is_taken():
         equal_product(jax.jit(q)(W, x), jax.jit(dynamic)(W, x))
 
 
+@jax.custom_vjp
+def call(h, w):
+    return jnp.tanh(h @ w)
+
+
+def call_fwd(h, w):
+    out = jnp.tanh(h @ w)
+    return out, (out, w)
+
+
+def call_bwd(saved, g):
+    out, w = saved
+    g = g * (1 - out**2)
+    return g @ w.T, jnp.zeros_like(w)
+
+
+call.defvjp(call_fwd, call_bwd)
+
+
 def test_custom_derivative_rules_have_ranges_of_their_own():
-    @jax.custom_vjp
-    def call(h, w):
-        return jnp.tanh(h @ w)
-
-    def fwd(h, w):
-        out = jnp.tanh(h @ w)
-        return out, (out, w)
-
-    call.defvjp(fwd, lambda saved, g: ((g * (1 - saved[0] ** 2)) @ saved[1].T, saved[1] * 0))
-
     @jax.custom_jvp
     def half(h, w):
         return h @ w / 2
@@ -323,6 +332,32 @@ def test_custom_derivative_rules_have_ranges_of_their_own():
     slope = jax.jit(jax.grad(lambda x: q(W, x).sum()))(X)
     wanted = jax.grad(lambda x: fn(W, x).sum())(X)
     assert np.linalg.norm(slope - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+BACKWARD = [qpass.Rule(role="dlhs", weight="int8", grad=STATIC), *rules("int8", STATIC)]
+
+
+def test_backward_rules_take_ranges_by_hand():
+    """No capture of a function runs them: they belong to whoever differentiates it."""
+    q = qpass.transform(lambda p, x: call(x, p["a"]).sum(), BACKWARD)
+    ranges = qpass.ranges(q.capture(W, X))
+    slope = jax.jit(jax.grad(lambda ranges, x: q.with_ranges(ranges)(W, x), argnums=1))
+    backward = "a/bwd/dot_general.0"
+    refused(qpass.CalibrationError, lambda: slope(ranges, X), backward, "by hand", "grad")
+    wanted = jax.grad(lambda x: call(x, W["a"]).sum())(X)
+    within, clipped = (slope(ranges | {backward: (-top, top)}, X) for top in (1.0, 0.01))
+    assert np.linalg.norm(within - wanted) < 0.1 * np.linalg.norm(wanted)
+    assert np.linalg.norm(clipped) < 0.1 * np.linalg.norm(wanted)
+
+
+def test_a_training_step_captures_its_backward_products():
+    step = jax.grad(lambda p, x: call(jnp.tanh(x @ p["b"]), p["a"]).sum())
+    q = qpass.transform(step, BACKWARD, strict=False)
+    ranges = qpass.ranges(q.capture(W, X))
+    (backward,) = (d.site.id for d in q.plan(W, X).decisions if d.site.role == "dlhs" and d.action)
+    assert backward in ranges
+    got, wanted = q.with_ranges(ranges)(W, X)["b"], step(W, X)["b"]
+    assert 0 < np.linalg.norm(got - wanted) < 0.1 * np.linalg.norm(wanted)
 
 
 def test_gradients_go_straight_through():
