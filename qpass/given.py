@@ -125,9 +125,9 @@ def _check_present(plan: Plan, wanted: Mapping[str, Any], given: Mapping[str, An
         raise CalibrationError(
             f"give static operands their ranges, as q.with_ranges(qpass.ranges(stats)) with the "
             f"stats of q.capture on example arguments; there are none for "
-            f"{shortened(missing, 5)}. (A capture does not run the backward half of a custom_vjp, unless "
-            "what is transformed calls jax.grad itself: give products in there ranges by hand, "
-            "{name: (lo, hi)}, or a dynamic quantizer.)"
+            f"{shortened(missing, 5)}. (A capture does not run the backward half of a custom_vjp, "
+            "unless what is transformed calls jax.grad itself: give products in there ranges by "
+            "hand, {name: (lo, hi)}, or a dynamic quantizer.)"
         )
     known = {name for d in plan.decisions for name in (d.site.id, *_both(d.site.id))}
     unknown = [name for name in given if name not in known]
