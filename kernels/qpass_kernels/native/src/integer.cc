@@ -1,0 +1,106 @@
+// The handler QpassInteger: integer codes by integer codes, exact in int32 within a group.
+#include <memory>
+#include <string_view>
+
+#include "integer.h"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace qpass {
+namespace {
+
+namespace ffi = xla::ffi;
+
+// Fastest first.
+const Form* const kForms[] = {
+#if defined(__x86_64__)
+    &kVnniInteger, &kAvx2Integer,
+#elif defined(__aarch64__)
+    &kNeonDotInteger, &kNeonInteger,
+#endif
+    &kPortableInteger,
+};
+
+// Rows of a block: so many that packing the weight is small beside the product.
+constexpr int64_t kRows = 128;
+// Products of codes that take about as long as waking a thread.
+constexpr int64_t kGrain = 1 << 19;
+
+// The first form that the machine has; the one of that name where it is not empty.
+const Form* form_for(std::string_view name) {
+  for (const Form* form : kForms) {
+    if ((name.empty() || name == name_of(form->isa)) && has(form->isa)) return form;
+  }
+  return nullptr;
+}
+
+void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
+  const Units units(p);
+  const int64_t rows = p.batch * p.m;
+  const int64_t row_codes = units.count * units.codes;
+  std::unique_ptr<char[]> codes(new char[rows * row_codes * form.code_bytes]);
+  std::unique_ptr<int32_t[]> starts(new int32_t[rows * units.groups]);
+  const Packed packed{codes.get(), starts.get()};
+  parallel_for(pool, rows, threads_for(pool, rows * row_codes, kGrain),
+               [&](int64_t row) { form.pack_row(p, units, row, packed); });
+
+  const int64_t across = ceil_div(p.n, form.columns), down = ceil_div(p.m, kRows);
+  const int64_t work = p.n * row_codes * p.batch * p.m;
+  parallel_for(pool, p.batch * down * across, threads_for(pool, work, kGrain), [&](int64_t i) {
+    const int64_t row = i / across % down * kRows;
+    form.multiply(p, units, packed,
+                  {i / across / down, row, std::min(kRows, p.m - row), i % across * form.columns});
+  });
+}
+
+std::optional<Float> float_type(ffi::DataType type) {
+  switch (type) {
+    case ffi::DataType::F32: return Float::kFloat32;
+    case ffi::DataType::BF16: return Float::kBfloat16;
+    case ffi::DataType::F16: return Float::kFloat16;
+    default: return std::nullopt;
+  }
+}
+
+using Codes = ffi::BufferR3<ffi::S8>;
+using Stack = ffi::BufferR4<ffi::S8>;
+using Scales = ffi::BufferR3<ffi::F32>;
+using Scalar = ffi::BufferR0<ffi::S32>;
+
+ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, Stack rhs,
+                   ffi::BufferR4<ffi::F32> rhs_scale, Scalar index, ffi::Result<ffi::AnyBuffer> out,
+                   int64_t group, int64_t bits, std::string_view isa) {
+  const Form* form = form_for(isa);
+  const auto type = float_type(out->element_type());
+  if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
+  if (!type) return ffi::Error::InvalidArgument("results are float32, bfloat16 or float16");
+  const auto left = lhs.dimensions(), right = rhs.dimensions(), scales = rhs_scale.dimensions();
+  const int64_t layer = std::clamp<int64_t>(*index.typed_data(), 0, right[0] - 1);
+  const int64_t size = right[1] * right[2] * right[3], scale_size = right[1] * right[2] * scales[3];
+  const Operands p{left[0], left[1], right[2], left[2], group, bits,
+                   lhs.typed_data(),
+                   reinterpret_cast<const uint8_t*>(rhs.typed_data()) + layer * size,
+                   lhs_scale.typed_data(),
+                   rhs_scale.typed_data() + layer * scale_size,
+                   lhs_scale.dimensions()[2], scales[3],
+                   out->untyped_data(), *type};
+  if (out->element_count() > 0) multiply(pool, *form, p);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassInteger, integer,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Codes>()
+                                  .Arg<Scales>()
+                                  .Arg<Stack>()
+                                  .Arg<ffi::BufferR4<ffi::F32>>()
+                                  .Arg<Scalar>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("group")
+                                  .Attr<int64_t>("bits")
+                                  .Attr<std::string_view>("isa"));
+
+}  // namespace qpass

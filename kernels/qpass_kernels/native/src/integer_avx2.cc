@@ -1,0 +1,88 @@
+// Integer products with AVX2: two codes of a lane at a time, widened to 16 bits.
+//
+// The instruction that multiplies bytes adds pairs of products up in 16 bits, where the pair
+// (-128 * -128) * 2 does not fit; 16-bit codes are exact and take as many instructions.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define QPASS_TARGET __attribute__((target("avx2,fma,f16c")))
+
+#include "integer_tile.h"
+
+namespace qpass {
+namespace {
+
+struct Avx2 {
+  static constexpr int64_t kLanes = 8, kCodes = 2, kRows = 6;
+  using Code = int16_t;
+  using Units = __m256i;
+  using Sums = __m256i;
+
+  template <int kBits>
+  static constexpr int32_t kOffset = 0;
+  template <int kBits>
+  static constexpr int kOrder[8] = {0, kBits == 8 ? 2 : 4, 1, kBits == 8 ? 3 : 5, 2, 6, 3, 7};
+
+  // Three rounds of exchanging blocks of 1, 2 and 4 lanes between pairs of rows.
+  QPASS_TARGET static void transpose(const uint8_t* const* rows, Units* to) {
+    Units a[8], b[8];
+    for (int i = 0; i < 8; ++i) {
+      a[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i]));
+    }
+    for (int i = 0; i < 8; i += 2) {
+      b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      to[i] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x20);
+      to[i + 4] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x31);
+    }
+  }
+
+  // A shift to the left and back takes codes out of 16 bits with their sign.
+  template <int kBits>
+  QPASS_TARGET static void expand(Units units, Code* to, int64_t stride) {
+    constexpr int kCount = 16 / kBits;
+    for (int i = 0; i < kCount; ++i) {
+      const Units left = _mm256_slli_epi16(units, 16 - kBits * (i + 1));
+      store(_mm256_srai_epi16(left, 16 - kBits), to + i * stride);
+    }
+  }
+
+  QPASS_TARGET static void store(Units units, void* to) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), units);
+  }
+  QPASS_TARGET static Sums fill(int32_t value) { return _mm256_set1_epi32(value); }
+  QPASS_TARGET static Sums load(const int32_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  QPASS_TARGET static void save(Sums sums, int32_t* to) { store(sums, to); }
+
+  QPASS_TARGET static Sums dot(Sums sums, const Code* panel, const Code* x) {
+    int32_t two;
+    std::memcpy(&two, x, 4);
+    const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(w, _mm256_set1_epi32(two)));
+  }
+
+  QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(row));
+    const __m256 term = _mm256_mul_ps(scaled, _mm256_loadu_ps(columns));
+    _mm256_storeu_ps(totals, _mm256_add_ps(_mm256_loadu_ps(totals), term));
+  }
+};
+
+}  // namespace
+
+const Form kAvx2Integer = form_of<Avx2>(Isa::kAvx2);
+
+}  // namespace qpass
+
+#endif
