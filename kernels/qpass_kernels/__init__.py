@@ -5,6 +5,7 @@ from qpass_kernels.hopper import HOPPER_KERNELS as HOPPER_KERNELS
 from qpass_kernels.kernel import Kernel as Kernel
 from qpass_kernels.kernel import Product as Product
 from qpass_kernels.kernel import Selection as Selection
+from qpass_kernels.kernel import portable as portable
 from qpass_kernels.kernel import select as select
 from qpass_kernels.reference import REFERENCE as REFERENCE
 from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS

@@ -96,6 +96,8 @@ class Kernel:
         run_stacked: the same where rhs is a layer of a stack that is read in place: (product, lhs,
             lhs_scale, stack `[S, B, N, K]`, stack_scale `[S, B, N, 1 or G]`, index int32 scalar).
             None: the layer is cut out and handed to `run`. Both give the same bits.
+        local: calls compiled code of this machine. It is passed over where the program is exported
+            or split over devices by the compiler.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Kernel:
     supports: Callable[[Product], str | None]
     run: Callable[..., Any]
     run_stacked: Callable[..., Any] | None = None
+    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,11 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
         + ("; ".join(f"{name}: {reason}" for name, reason in refused) or "none for this platform")
         + ". End the table with qpass_kernels.REFERENCE, which takes every product."
     )
+
+
+def portable(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """Return the kernels that may be exported, and split over devices by the compiler."""
+    return tuple(kernel for kernel in kernels if not kernel.local)
 
 
 def first_reason(*checks: tuple[Any, str]) -> str | None:

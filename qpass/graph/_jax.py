@@ -13,6 +13,8 @@ what is read by attribute from private *values* is listed here, with the reason:
 * ``eqn.source_info`` with its ``name_stack.stack`` of ``Scope`` and ``Transform`` (recognised by
   type name): modules and transformations around an equation; nothing public lists them apart.
 * ``SaveableType`` and ``Offloadable`` (by type name): what rematerialization policies answer.
+* ``module_context`` of a lowering rule's context, with ``lowering_parameters.for_export``,
+  ``platforms`` and ``axis_context.num_devices``: whether a module is compiled for this machine.
 * names and parameters of primitives that JAX gives no handle for (``shard_map``, ``pallas_call``,
   ``call_hi_primitive``, collectives …): `FIRST_ORDER` here, and the tables of
   `qpass.graph.higher_order` and `qpass.graph.opaque`. An unknown name is listed in the plan.
@@ -167,3 +169,17 @@ def trace_context() -> tuple:
         config.jax_default_prng_impl,
         config.jax_debug_nans,
     )
+
+
+def stays_here(ctx: Any) -> bool:
+    """Whether what is lowered in ``ctx`` is compiled for this machine, and not partitioned.
+
+    False for ``jax.export``, for several platforms at once, and where the compiler splits the
+    program over several devices; inside a ``shard_map`` over all axes each device has its own.
+    """
+    module = ctx.module_context
+    if module.lowering_parameters.for_export or len(module.platforms) > 1:
+        return False
+    axis_types = jax.sharding.get_abstract_mesh().axis_types
+    manual = bool(axis_types) and all(t == jax.sharding.AxisType.Manual for t in axis_types)
+    return manual or getattr(module.axis_context, "num_devices", 0) == 1

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass.errors import DerivativeError
-from qpass.graph._jax import Primitive, ShapedArray, ad, batching, mlir
-from qpass_kernels import Kernel, Product, select
+from qpass.graph._jax import Primitive, ShapedArray, ad, batching, mlir, stays_here
+from qpass_kernels import Kernel, Product, portable, select
 
 quantized_matmul_p = Primitive("quantized_matmul")
 
@@ -209,9 +209,18 @@ def _jitted(*args, group, out, kernels):
 
 def _eager(*args, **params):
     """One product by itself, where nothing is lowered: compiled, unless that is switched off."""
-    if jax.config.jax_disable_jit:
-        return _run(*args, platform=jax.default_backend(), **params)
-    return _jitted(*args, **params)
+    if not jax.config.jax_disable_jit:
+        return _jitted(*args, **params)
+    if any(len(x.devices()) > 1 for x in args):
+        params["kernels"] = portable(params["kernels"])
+    return _run(*args, platform=jax.default_backend(), **params)
+
+
+def _lower(ctx: Any, *args: Any, platform: str, kernels: tuple, **params: Any) -> Any:
+    """Lower with the first kernel that takes the product, and may be called where this goes."""
+    kernels = kernels if stays_here(ctx) else portable(kernels)
+    run = partial(_run, platform=platform, kernels=kernels, **params)
+    return mlir.lower_fun(run, multiple_results=False)(ctx, *args)
 
 
 quantized_matmul_p.def_impl(_eager)
@@ -220,7 +229,5 @@ batching.primitive_batchers[quantized_matmul_p] = _batch
 ad.primitive_jvps[quantized_matmul_p] = _no_rule
 for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(
-        quantized_matmul_p,
-        mlir.lower_fun(partial(_run, platform=_platform), multiple_results=False),
-        platform=_platform,
+        quantized_matmul_p, partial(_lower, platform=_platform), platform=_platform
     )

@@ -1,0 +1,6 @@
+"""Compiled kernels for CPU: C++ beside this file, called through XLA's foreign function interface.
+
+Importing this loads nothing. Where there is no library for this machine, or one of other sources,
+the kernels refuse every product with the reason, and XLA's form of it (`qpass_kernels.cpu`) is
+taken.
+"""

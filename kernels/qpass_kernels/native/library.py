@@ -1,0 +1,61 @@
+"""Find, load and register the compiled CPU library: once in a process, when it is asked for.
+
+A program calls a compiled kernel by the name that it is registered under; whatever lowers one asks
+`why_not` first.
+"""
+
+import ctypes
+import re
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from qpass_kernels.native import build
+
+TARGETS = ("QpassInteger", "QpassFloating")
+
+
+@cache
+def why_not(folder: Path = build.HERE) -> str | None:
+    """Load the library of `folder` and register its kernels; return why that is not possible."""
+    library = _find(folder)
+    return library if isinstance(library, str) else _register(library)
+
+
+def _find(folder: Path) -> Path | str:
+    """Find the library of these sources that the installed jaxlib can call, or say why not.
+
+    XLA calls what was compiled with older headers than its own, and nothing newer.
+    """
+    libraries = {_version(file): file for file in folder.glob("libqpass_cpu-*.so")}
+    if not libraries:
+        return f"not compiled (needs a C++ compiler): {build.COMMAND}"
+    current = {v: file for v, file in libraries.items() if build.source_hash() in file.name}
+    if not current:
+        return f"compiled from other sources than these: {build.COMMAND}"
+    installed = build.ffi_version(build.include_dir())
+    usable = {v: file for v, file in current.items() if v <= installed}
+    if not usable:
+        return f"compiled for a newer jaxlib than {version('jaxlib')}: {build.COMMAND}"
+    return usable[max(usable)]
+
+
+def _version(library: Path) -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", library.name.split("-")[1])
+    return int(major), int(minor)
+
+
+def _register(library: Path) -> str | None:
+    """Register every kernel of the library; return what the loader or XLA has against it."""
+    try:
+        # With no backend yet, XLA would check the versions later: and then give up the backend.
+        jax.devices("cpu")
+        handlers = ctypes.CDLL(str(library))
+        for name in TARGETS:
+            capsule = jax.ffi.pycapsule(getattr(handlers, name))
+            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+    except (OSError, AttributeError, RuntimeError) as error:
+        return f"{library.name} does not load: {error}"
+    return None
