@@ -4,3 +4,7 @@ Importing this loads nothing. Where there is no library for this machine, or one
 the kernels refuse every product with the reason, and XLA's form of it (`qpass_kernels.cpu`) is
 taken.
 """
+
+from qpass_kernels.kernel import Kernel
+
+NATIVE_KERNELS: tuple[Kernel, ...] = ()
