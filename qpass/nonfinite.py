@@ -25,6 +25,7 @@ from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
 from qpass.keys import leaf_keys
 from qpass.numerics import QTensor
+from qpass.ops.layer import tensor
 from qpass.ops.operations import QTensorOperations
 from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
@@ -160,6 +161,7 @@ def _tap(_: Any, eqn: JaxprEqn, operands: Sequence[Any], result: Any) -> Sum:
 
 def _count(value: Any) -> jax.Array:
     """How many elements are NaN, and how many infinite: int32[2]."""
+    value = tensor(value)
     if isinstance(value, QTensor):
         value = value.dequantize() if value.latent is None else value.latent
     if not jnp.issubdtype(value.dtype, jnp.inexact):

@@ -40,12 +40,12 @@ FP8 = {
 
 
 def as_bytes(codes: Any) -> Any:
-    """See `[B, N, K]` codes as bytes, without moving them; int4 become `[B, N, K/2]` (K even).
+    """See `[..., K]` codes as bytes, without moving them; int4 become `[..., K/2]` (K even).
 
     Values (float32) stay as they are.
     """
     if codes.dtype == jnp.int4:
-        pairs = jnp.reshape(codes, (*codes.shape[:2], codes.shape[2] // 2, 2))
+        pairs = jnp.reshape(codes, (*codes.shape[:-1], codes.shape[-1] // 2, 2))
         return lax.bitcast_convert_type(pairs, jnp.int8)
     whole = codes.dtype in (jnp.int8, jnp.float32)
     return codes if whole else lax.bitcast_convert_type(codes, jnp.uint8)

@@ -46,6 +46,10 @@ class Operations(Protocol):
         """Which of the arrays inside a wrapped value receives gradients; None for none."""
         ...
 
+    def layers(self, value: Any) -> Callable[[jax.Array], Any] | None:
+        """What gives a scanned value's slices by index; None for the scan to slice it itself."""
+        ...
+
     def stacked(self, value: Any) -> Any:
         """The value, ready to be scanned over its leading axis."""
         ...

@@ -139,7 +139,8 @@ def _product(params: Mapping, avals: Sequence[Any]) -> str:
     lhs, rhs = (dtype_short(aval.dtype) for aval in avals[:2])
     k = avals[0].shape[2]
     group = "" if params["group"] == k else f", groups of {params['group']}"
-    return f"{lhs} x {rhs} -> {dtype_short(np.dtype(params['out']))}{group}"
+    layer = f", a layer of {avals[1].shape[0]}" if avals[1].ndim == 4 else ""
+    return f"{lhs} x {rhs} -> {dtype_short(np.dtype(params['out']))}{group}{layer}"
 
 
 def _named(*keys: str) -> Callable[[Mapping, Sequence[Any]], str]:

@@ -20,6 +20,7 @@ from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
 from qpass.numerics.clipping import in_range
 from qpass.ops.axes_of_product import Dims, Layout, flatten, lay_out, restore
+from qpass.ops.layer import Layer, tensor, whole_stack
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.sharded import product_of_codes
 from qpass.ops.static import whole_range
@@ -53,18 +54,19 @@ class DotSpec:
 
 # Jitted so that products of one shape are traced once, however many layers there are.
 @partial(jax.jit, static_argnums=0)
-def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: Any = None) -> jax.Array:
+def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor | Layer, fed: Any = None) -> jax.Array:
     """The product of float ``x`` and quantized ``w``, in ``dot_general``'s own output layout.
 
     Args:
         spec: dimension numbers, which operand ``w`` is, and how to quantize ``x``.
         x: float array.
-        w: the weight; its latent float array, if any, receives the weight's gradient.
+        w: the weight; its latent float array, if any, receives the weight's gradient. A layer is
+            read inside of its stack where the kernel can.
         fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
     fed = lax.stop_gradient(fed or {})
     if spec.act is not None and spec.act.is_masked:
-        x = _without_clipped(spec, x, w, fed)
+        x = _without_clipped(spec, x, tensor(w), fed)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
     arrays, tree = jax.tree.flatten((fed, w))
     return _dot((spec, tree), x, *arrays)
@@ -73,21 +75,23 @@ def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: Any = None) -> j
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
-    fed, w = jax.tree.unflatten(tree, arrays)
+    fed, given = jax.tree.unflatten(tree, arrays)
+    w = tensor(given)
     if spec.sharding is not None:
         with jax.named_scope(QUANTIZED_SCOPE):
             return sharded_dot(spec, x, w, fed)
     layout = lay_out(spec.dims, spec.weight, x.ndim, w)
     call = _kernel_call(spec, layout, x, w, fed)
     lhs, rhs, rhs_scale, *rest = call.operands
+    stack = whole_stack(given, layout, rhs, rhs_scale)
     out = quantized_matmul(
         lhs,
         rest[0] if rest else None,
-        rhs,
-        rhs_scale,
+        *(stack or (rhs, rhs_scale)),
         group=call.group,
         out=call.out,
         kernels=spec.kernels,
+        index=given.index if stack else None,
     )
     return restore(call.finish(out), layout, spec.dims, spec.weight, x.shape, w.shape)
 
@@ -96,6 +100,7 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     spec, tree = static
     x, *arrays = primals
     fed, w = jax.tree.unflatten(tree, arrays)
+    w = tensor(w)
     out = _dot(static, *primals)
     dx, dw = tangents[0], tangents[-1] if w.latent is not None else None
     terms = []
@@ -204,8 +209,6 @@ def _kernel_call(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -
     act = _in_place(spec, x, w, fed)
     cuts = common_cuts(w.cuts(layout.w_contract), act.cuts(layout.x_contract))
     lhs = act.canonical(layout.x_batch, layout.x_free, layout.x_contract, cuts)
-    if spec.act.symmetric:
-        lhs = lhs._replace(zero=None)  # zeros: kernel codes of unsigned types are signed
     padded = w.padded(layout.w_contract, cuts)
     rhs = w.canonical(*roles, cuts)
     return kernel_call(_as_kernels_take(lhs), rhs, Sizes(sizes, padded), spec.out)

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.numerics import Packed, QTensor
 from qpass.numerics.layout import plain_scales, stored, stored_as
+from qpass.ops.layer import Layer, tensor
 
 Operands = Sequence[Any]
 
@@ -29,12 +30,14 @@ def apply_layout(eqn: JaxprEqn, operands: Operands) -> Any | None:
     rule = LAYOUT.get(eqn.primitive.name)
     if rule is None:
         return None
-    if eqn.primitive.name not in OF_ALL_OPERANDS and not isinstance(operands[0], QTensor):
+    if eqn.primitive.name not in OF_LAYERS:
+        operands = [tensor(value) for value in operands]
+    if eqn.primitive.name not in OF_ALL_OPERANDS and not isinstance(operands[0], QTensor | Layer):
         return None
     return rule(eqn, operands)
 
 
-def _transpose(eqn: JaxprEqn, operands: Operands) -> QTensor:
+def _transpose(eqn: JaxprEqn, operands: Operands) -> QTensor | Layer:
     return operands[0].transpose(eqn.params["permutation"])
 
 
@@ -66,7 +69,7 @@ def _rev(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     return operands[0].rev(eqn.params["dimensions"])
 
 
-def _convert(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+def _convert(eqn: JaxprEqn, operands: Operands) -> QTensor | Layer | None:
     return operands[0].astype(eqn.params["new_dtype"])
 
 
@@ -176,6 +179,8 @@ LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
     }
 )
 OF_ALL_OPERANDS = frozenset({"optimization_barrier", "select_n"})
+# What leaves codes where they lie; for the others a layer is cut out of its stack.
+OF_LAYERS = frozenset({"convert_element_type", "transpose"})
 
 
 def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | None:

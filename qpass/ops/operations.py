@@ -1,6 +1,6 @@
 """The operations that the rewriter asks for, on QTensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from qpass.graph._jax import JaxprEqn
 from qpass.numerics import QTensor, Quantizer, Scheme
 from qpass.ops.axes_of_product import normalize_dims
 from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
+from qpass.ops.layer import Layer, layers, tensor
 from qpass.ops.layout import apply_layout, partition_specs, shardable
 from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
@@ -52,28 +53,36 @@ class QTensorOperations:
     kernels: tuple[Kernel, ...]
 
     def is_wrapped(self, value: Any) -> bool:
-        """QTensors are the wrapped values."""
-        return isinstance(value, QTensor)
+        """QTensors are the wrapped values, and layers of stacked ones."""
+        return isinstance(value, QTensor | Layer)
 
     def unwrap(self, value: Any) -> jax.Array:
         """Dequantize, with straight-through gradients."""
+        value = tensor(value)
         return dequantize(value) if isinstance(value, QTensor) else value
 
-    def latent_position(self, value: QTensor) -> int | None:
-        """The latent float weight is the last array of a QTensor."""
-        return None if value.latent is None else len(jax.tree.leaves(value)) - 1
+    def latent_position(self, value: QTensor | Layer) -> int | None:
+        """The latent float weight is the last array of a QTensor; layers have none."""
+        if isinstance(value, Layer) or value.latent is None:
+            return None
+        return len(jax.tree.leaves(value)) - 1
+
+    def layers(self, value: Any) -> Callable[[jax.Array], Layer] | None:
+        """See `qpass.ops.layer.layers`."""
+        return layers(value)
 
     def stacked(self, value: Any) -> Any:
         """Ready to be scanned over the leading axis."""
+        value = tensor(value)
         return value.stacked(1) if isinstance(value, QTensor) else value
 
     def layout(self, eqn: JaxprEqn, operands: Sequence[Any]) -> Any | None:
         """See `qpass.ops.layout`."""
         return apply_layout(eqn, operands)
 
-    def shard(self, value: QTensor, spec: Any, mesh: Any) -> tuple[QTensor, Any] | None:
+    def shard(self, value: QTensor | Layer, spec: Any, mesh: Any) -> tuple[QTensor, Any] | None:
         """See `qpass.ops.layout.shardable` and `partition_specs`."""
-        value = shardable(value, spec, mesh)
+        value = shardable(tensor(value), spec, mesh)
         specs = partition_specs(value, spec, mesh)
         return None if specs is None else (value, specs)
 
@@ -85,7 +94,7 @@ class QTensorOperations:
         w = operands[spec.weight]
         if decision.afresh:
             w = self.unwrap(w)
-        if not isinstance(w, QTensor):
+        if not self.is_wrapped(w):
             bounds = (fed or {}).get("bounds", {}).get("weight")
             w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1, w))
         return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)

@@ -19,6 +19,9 @@ class Itself:
     def unwrap(self, value: Any) -> Any:
         return value
 
+    def layers(self, value: Any) -> None:
+        return None
+
     def stacked(self, value: Any) -> Any:
         return value
 

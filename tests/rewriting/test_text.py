@@ -86,12 +86,13 @@ def test_a_scan():
         """,
         """
         in a:i8[3,8,8] b:f32[3,8,1] c:f32[4,8]
-        d:f32[4,8] = scan c a b (length=3)
-            in a:f32[4,8] b:i8[8,8] c:f32[8,1]
-            d:f32[4,8] = quantized_dot a b c (i8 x i8 -> f32)
-            e:f32[4,8] = tanh d
-            out e
-        out d
+        d:i32[3] = iota
+        e:f32[4,8] = scan a b c d (length=3)
+            in a:i8[3,8,8] b:f32[3,8,1] c:f32[4,8] d:i32[]
+            e:f32[4,8] = quantized_dot c d a b (i8 x i8 -> f32, a layer of 3)
+            f:f32[4,8] = tanh e
+            out f
+        out e
         """,
     )
 

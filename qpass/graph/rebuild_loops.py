@@ -1,0 +1,117 @@
+"""The rules that rebuild ``scan`` and ``while``.
+
+Wrapped values cross a loop as values that no iteration changes: constants, carries that leave each
+iteration as they entered it, and stacks of which each iteration of a scan takes a layer. What a
+loop changes is carried as an array.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from qpass.graph._jax import JaxprEqn, scan_parts
+from qpass.graph.higher_order import bodies
+from qpass.graph.merging import merge, neutral
+from qpass.graph.rewrite import Frame, Result, Rewriter
+
+
+def scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    """A ``scan``."""
+    params, jaxpr = eqn.params, eqn.params["jaxpr"]
+    (body,) = bodies(eqn)
+    consts, carry, xs = scan_parts(eqn, operands)
+    fixed, moving = _split_carry(rw, body, carry, len(consts), frame, index)
+    n_carry, inner = len(carry), frame.enter(index, "body")
+    layers, sliced = _split_scanned(rw, xs)
+
+    def step(state, slices):
+        number, slices, feeds = slices
+        held = {k: layer(number) for k, layer in layers.items()}
+        values = [*consts, *_merge(fixed, state), *_merge(held, slices)]
+        outs, taps = rw.run(jaxpr, values, inner.fed(feeds))
+        new = _carries(rw, [outs[k] for k in moving], frame, index)
+        ys = rw.unwrap_all(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
+        return new, (ys, taps)
+
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    numbers = jnp.arange(params["length"], dtype=jnp.int32) if layers else None
+    scanned = (numbers, sliced, inner.feeds)
+    state, (ys, taps) = lax.scan(step, list(moving.values()), scanned, **options)
+    return [*_merge(fixed, state), *ys], taps
+
+
+def _split_scanned(rw: Rewriter, xs: list) -> tuple[dict[int, Callable], list]:
+    """Stacks whose layers are taken by the step's number, and what the scan slices itself."""
+    found = {k: rw.operations.layers(x) for k, x in enumerate(xs)}
+    layers = {k: layer for k, layer in found.items() if layer is not None}
+    return layers, [rw.operations.stacked(x) for k, x in enumerate(xs) if k not in layers]
+
+
+def _split_carry(
+    rw: Rewriter, body: Any, carry: list, first: int, frame: Frame, index: int
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Wrapped carries that no iteration changes are held fixed; everything else moves."""
+    fixed, moving = {}, {}
+    for k, value in enumerate(carry):
+        if rw.operations.is_wrapped(value) and first + k not in body.updated:
+            fixed[k] = value
+        else:
+            why = "dequantized: carried and updated by a loop"
+            moving[k] = rw.unwrap(value, (frame.path, index), why)
+    return fixed, moving
+
+
+def _merge(fixed: dict[int, Any], state: list) -> list:
+    rest = iter(state)
+    return [fixed[k] if k in fixed else next(rest) for k in range(len(fixed) + len(state))]
+
+
+def _carries(rw: Rewriter, values: list, frame: Frame, index: int) -> list:
+    return rw.unwrap_all(values, frame, index, "dequantized: carried by a loop")
+
+
+def while_loop(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
+    """A ``while``; one that `jax.vmap` has mapped asks each example whether it goes on."""
+    params = eqn.params
+    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+    cond_consts, body_consts = operands[:n_cond], operands[n_cond : n_cond + n_body]
+    body = bodies(eqn)[1]
+    fixed, moving = _split_carry(rw, body, operands[n_cond + n_body :], n_body, frame, index)
+
+    def ask(state):
+        values = [*cond_consts, *_merge(fixed, state)]
+        (going,), taps = rw.run(params["cond_jaxpr"], values, frame.enter(index, "cond"))
+        return going, taps
+
+    def run_body(state):
+        values = [*body_consts, *_merge(fixed, state)]
+        outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
+        taps |= ask(state)[1] if rw.tap else {}
+        return _carries(rw, [outs[k] for k in moving], frame, index), taps
+
+    mapped = params["cond_jaxpr"].outvars[0].aval.ndim > 0
+
+    def more(loop):
+        going, _ = ask(loop[0])
+        return jnp.any(going) if mapped else going
+
+    def step(loop):
+        state, taps = run_body(loop[0])
+        return _where(ask(loop[0])[0], state, loop[0]) if mapped else state, merge(loop[1], taps)
+
+    state = list(moving.values())
+    none = neutral(jax.eval_shape(run_body, state)[1]) if rw.tap else {}
+    state, taps = lax.while_loop(more, step, (state, none))
+    last = ask(state)[1] if rw.tap else {}  # the answer that ended it was not tapped inside
+    taps |= merge({name: taps[name] for name in last}, last)
+    return _merge(fixed, state), taps
+
+
+def _where(going: jax.Array, new: list, old: list) -> list:
+    """A loop under `jax.vmap` asks each example whether it goes on; the others stay as they are."""
+    axes = range(going.ndim)
+    masks = [lax.broadcast_in_dim(going, value.shape, axes) for value in old]
+    return [lax.select(*values) for values in zip(masks, new, old, strict=True)]

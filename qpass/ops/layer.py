@@ -1,0 +1,111 @@
+"""A layer of a stacked weight, named by its index and not cut out of the stack.
+
+A scan that got slices of a stored weight would copy each of them at every step before a kernel
+could read it. Handed the stack and the index instead, a kernel reads the layer where it lies. The
+layer is cut out only for what is no quantized product, or where codes have to be decoded or moved
+before a kernel can read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from qpass.numerics import Packed, QTensor, decoding
+from qpass.numerics.layout import stored
+from qpass.ops.axes_of_product import Layout
+from qpass.ops.sharded import explicit_sharding
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["index", "stack"], meta_fields=[])
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The tensor ``stack[index]``.
+
+    Attributes:
+        index: int32 scalar.
+        stack: a stored tensor whose first logical axis comes first in its codes and has a scale
+            for each index.
+    """
+
+    index: jax.Array
+    stack: QTensor
+
+    def cut_out(self) -> QTensor:
+        """The layer as a tensor of its own."""
+        return jax.tree.map(partial(_at, self.index), self.stack)
+
+    def transpose(self, perm: Sequence[int]) -> Layer:
+        """Permute axes of the layer; no code moves."""
+        return Layer(self.index, self.stack.transpose((0, *(axis + 1 for axis in perm))))
+
+    def astype(self, dtype: Any) -> Layer | None:
+        """Stand for another float dtype; None where it is not floating."""
+        stack = self.stack.astype(dtype)
+        return None if stack is None else Layer(self.index, stack)
+
+
+def tensor(value: Any) -> Any:
+    """A layer cut out; any other value as it is."""
+    return value.cut_out() if isinstance(value, Layer) else value
+
+
+def layers(value: Any) -> Callable[[jax.Array], Layer] | None:
+    """What gives the layers of a stacked weight by index; None where a scan has to slice it.
+
+    Only stored weights can stay as they are: gradients of a float weight lie by layer.
+    """
+    if isinstance(value, Layer):
+        return _layers_of_layer(value)
+    if not isinstance(value, QTensor) or value.latent is not None:
+        return None
+    sharded = explicit_sharding(jax.typeof(stored(value.codes))) is not None
+    if sharded or not isinstance(value.shape[0], int) or value.shape[0] == 0:
+        return None
+    stack = value.stacked(1)
+    return lambda index: Layer(index, stack)
+
+
+def whole_stack(w: Any, layout: Layout, rhs: Any, rhs_scale: Any) -> tuple[Any, Any] | None:
+    """Codes and scales of all layers as a kernel takes them, ``[S, B, N, K]`` and ``[S, B, N, G]``.
+
+    None where ``w`` is no layer, or where its codes and scales do not lie in its stack just as they
+    do in ``rhs`` and ``rhs_scale``, which were made for this product of the layer cut out.
+    """
+    if not isinstance(w, Layer) or not _is_plain(w.stack):
+        return None
+    q, axes = w.stack, (*layout.w_batch, *layout.w_free, *layout.w_contract)
+    in_order = (0, *(axis + 1 for axis in axes)) == q.physical_order
+    as_many = (q.codes.size, q.scale.size) == tuple(q.shape[0] * x.size for x in (rhs, rhs_scale))
+    if not in_order or not as_many:
+        return None
+    stacks = zip((q.codes, q.scale), (rhs, rhs_scale), strict=True)
+    codes, scale = (jnp.reshape(stack, (q.shape[0], *layer.shape)) for stack, layer in stacks)
+    return codes, scale
+
+
+def _is_plain(q: QTensor) -> bool:
+    """Whether kernels take codes and scales of q as they are."""
+    packed = isinstance(q.codes, Packed)
+    return not decoding(q.qtype, packed) and q.outer is None and q.scale.dtype == jnp.float32
+
+
+def _layers_of_layer(outer: Layer) -> Callable[[jax.Array], Layer] | None:
+    """A stack inside of a stack, both as one; None where the inner layers lie apart."""
+    arrays = jax.tree.leaves(outer.stack)
+    sizes = outer.stack.shape[:2]
+    lie_together = outer.stack.physical_order[:2] == (0, 1)
+    if not lie_together or any(a.shape[:2] != sizes for a in arrays):
+        return None
+    flat = jax.tree.map(lambda a: jnp.reshape(a, (-1, *a.shape[2:])), outer.stack)
+    return lambda index: Layer(outer.index * sizes[1] + index, flat)
+
+
+def _at(index: jax.Array, array: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(array, index, keepdims=False)
