@@ -20,19 +20,19 @@ TARGETS = ("QpassInteger", "QpassFloating")
 @cache
 def why_not(folder: Path = build.HERE) -> str | None:
     """Load the library of `folder` and register its kernels; return why that is not possible."""
-    library = _find(folder)
+    library = find(folder)
     return library if isinstance(library, str) else _register(library)
 
 
-def _find(folder: Path) -> Path | str:
+def find(folder: Path) -> Path | str:
     """Find the library of these sources that the installed jaxlib can call, or say why not.
 
     XLA calls what was compiled with older headers than its own, and nothing newer.
     """
-    libraries = {_version(file): file for file in folder.glob("libqpass_cpu-*.so")}
+    libraries = list(folder.glob("libqpass_cpu-*.so"))
     if not libraries:
         return f"not compiled (needs a C++ compiler): {build.COMMAND}"
-    current = {v: file for v, file in libraries.items() if build.source_hash() in file.name}
+    current = {_version(file): file for file in libraries if build.source_hash() in file.name}
     if not current:
         return f"compiled from other sources than these: {build.COMMAND}"
     installed = build.ffi_version(build.include_dir())

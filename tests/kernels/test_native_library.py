@@ -1,0 +1,82 @@
+"""Which library is loaded, which is not and why; the real one where there is a compiler."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from qpass_kernels.native import build, library
+
+HASH = build.source_hash()
+INSTALLED = build.ffi_version(build.include_dir())
+
+
+def has_compiler():
+    try:
+        build.compiler()
+    except build.BuildError:
+        return False
+    return True
+
+
+compiled = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler on this machine")
+
+
+def put(folder, version, digest=HASH):
+    file = folder / f"libqpass_cpu-ffi{version[0]}.{version[1]}-{digest}.so"
+    file.write_text("not a library")
+    return file
+
+
+@compiled
+def test_it_is_there_where_there_is_a_compiler():
+    assert library.why_not() is None
+
+
+def test_none(tmp_path):
+    assert build.COMMAND in library.why_not(tmp_path)
+
+
+def test_a_library_of_other_sources_is_not_loaded(tmp_path):
+    put(tmp_path, INSTALLED, "0123456789abcdef")
+    assert "other sources" in library.why_not(tmp_path)
+    assert build.COMMAND in library.why_not(tmp_path)
+
+
+def test_a_library_for_a_newer_interface_is_not_loaded(tmp_path):
+    """XLA would give up its whole CPU backend."""
+    major, minor = INSTALLED
+    put(tmp_path, (major, minor + 1))
+    assert "newer jaxlib" in library.why_not(tmp_path)
+
+
+def test_the_newest_that_this_jaxlib_can_call_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ffi_version", lambda headers: (0, 10))
+    files = {minor: put(tmp_path, (0, minor)) for minor in (4, 9, 10, 11)}
+    assert library.find(tmp_path) == files[10]
+    files[10].unlink()
+    assert library.find(tmp_path) == files[9]
+
+
+def test_what_the_loader_says_is_the_reason(tmp_path):
+    put(tmp_path, INSTALLED)
+    assert "does not load" in library.why_not(tmp_path)
+
+
+def test_importing_the_kernels_loads_nothing():
+    code = "import sys, qpass_kernels; print([m for m in sys.modules if 'native.library' in m])"
+    assert run(code) == "[]"
+
+
+def run(code, **env):
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        (sys.executable, "-c", code),
+        env={**os.environ, "PYTHONPATH": path, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
