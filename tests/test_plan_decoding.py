@@ -22,7 +22,7 @@ TOLD = {
     ("mxfp4", "mxfp4"): ("mxfp4 codes are turned into int8 before the product",),
     ("mxfp6", None): ("mxfp6 codes are turned into int8 before the product",),
     ("int8", "uint8 asym"): (SHIFTED, ZEROS.format("activation")),
-    ("uint8", None): (SHIFTED, ZEROS.format("weight")),
+    ("uint8", None): (SHIFTED,),
     ("int8 asym", None): (ZEROS.format("weight"),),
     ("uint8 asym", "int8 asym"): (SHIFTED, ZEROS.format("weight and activation")),
 }

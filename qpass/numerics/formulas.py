@@ -47,14 +47,14 @@ def parameters(lo: jax.Array, hi: jax.Array, quantizer: Quantizer, dtype: np.dty
         dtype: of the array that is quantized.
 
     Returns:
-        float32 scale, and float32 zero point (integers); None where it is zero.
+        float32 scale, and float32 zero point (integers); None where it is `qtype.middle`, as in
+        every symmetric range.
     """
     qtype, dialect = quantizer.qtype, quantizer.spoken
     kept = dialect.precision(dtype)
     if not quantizer.symmetric:
         return _asymmetric(lo, hi, quantizer, kept)
-    scale = quantizer.range.rescale(_symmetric(lo, hi, qtype, dialect, kept))
-    return scale, jnp.full_like(scale, qtype.middle) if qtype.middle else None
+    return quantizer.range.rescale(_symmetric(lo, hi, qtype, dialect, kept)), None
 
 
 def encode(
@@ -112,7 +112,7 @@ def places(
     y = _quotient(x, scale, blocks, dialect)
     if qtype.kind == "float" and not qtype.has_nan:
         y = jnp.where(jnp.isnan(y), 0, y)
-    spread = None if zero is None else expand(zero, x.shape, blocks)
+    spread = _zeros(zero, x.shape, blocks, qtype)
     if spread is not None and dialect.zero_first:
         kept = dialect.quotient_precision(x.dtype)
         y = rounded(jnp.where(jnp.isnan(y), 0, y) + spread, kept)
@@ -133,7 +133,7 @@ def decode(
     Args:
         codes: array of codes.
         scale: float32, of the shape of the scales.
-        zero: zero points, integers of any dtype; None: 0.
+        zero: zero points, integers of any dtype; None: `qtype.middle`.
         blocks: one block size for each axis.
         qtype: the type of the codes.
         dtype: a float dtype.
@@ -142,8 +142,8 @@ def decode(
         array of the shape of codes and that dtype.
     """
     values = values_of(codes, qtype)
-    if zero is not None:
-        values = values - expand(zero.astype(jnp.float32), codes.shape, blocks)
+    spread = _zeros(zero, codes.shape, blocks, qtype)
+    values = values if spread is None else values - spread
     return (values * expand(scale, codes.shape, blocks)).astype(dtype)
 
 
@@ -175,6 +175,15 @@ def rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
     if dtype == jnp.bfloat16:
         return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
     return as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
+
+
+def _zeros(
+    zero: jax.Array | None, shape: tuple[int, ...], blocks: tuple[int, ...], qtype: QType
+) -> Any:
+    """What code stands for zero at each element, float32; None where it is code 0 at all."""
+    if zero is None:
+        return np.float32(qtype.middle) if qtype.middle else None
+    return expand(zero.astype(jnp.float32), shape, blocks)
 
 
 def _symmetric(

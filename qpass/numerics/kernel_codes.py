@@ -26,7 +26,10 @@ _EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 
 
 class KernelCodes(NamedTuple):
-    """Codes that a kernel takes: `(codes - (zero - shift)) * (scale * unit)` is the value."""
+    """Codes that a kernel takes: `(codes - (zero - shift)) * (scale * unit)` is the value.
+
+    Without zero points it is `codes * (scale * unit)`: the middle code, which is zero, becomes 0.
+    """
 
     codes: jax.Array
     unit: float = 1.0

@@ -39,7 +39,8 @@ class QTensor:
     Attributes:
         codes: array of `qtype.dtype` in physical axis order, or `Packed` in fewer bits.
         scale: array of the dtype of `qtype.scale_format`: float32, of block formats narrower.
-        zero: int8 or uint8 zero points of the shape of `scale`; None where zero is code 0.
+        zero: int8 or uint8 zero points of the shape of `scale`; None where all are `qtype.middle`,
+            which is code 0 of signed types.
         outer: float32 factor of all scales, of their rank; None where there is none.
         latent: the float array in logical order that receives straight-through gradients in
             training; None where the tensor is stored.

@@ -33,7 +33,7 @@ class Scales:
     Attributes:
         stored: scales in the format of the type.
         outer: float32 factor of all scales; None for most formats.
-        zero: float32 zero points, or None.
+        zero: float32 zero points; None where all are the middle code of the type.
         value: the float32 scales that `stored` and `outer` mean.
     """
 
@@ -157,7 +157,7 @@ def _greatest_scale(zero: jax.Array | None, quantizer: Quantizer, dtype: np.dtyp
     Beyond it a value that is rounded up, or an infinity, would come back as infinite.
     """
     qtype = quantizer.qtype
-    of_zero = jnp.float32(0) if zero is None else zero
+    of_zero = jnp.float32(qtype.middle) if zero is None else zero
     reach = jnp.maximum(qtype.qmax - of_zero, of_zero - qtype.qmin)
     most = np.float32(float(jnp.finfo(dtype).max) * (1 - 2**-22)) * (1 / reach)
     is_power = isinstance(quantizer.range, PowerOfTwo)

@@ -34,7 +34,7 @@ def _codes(spec: DotSpec, w: QTensor) -> Iterator[str]:
 
 
 def _zero_points(spec: DotSpec, w: QTensor) -> Iterator[str]:
-    """The weight's own say whether it has some: unsigned codes have them in a symmetric range."""
+    """Codes of unsigned types that have none are signed once they are shifted."""
     sides = {
         "weight": w.zero is not None,
         "activation": spec.act is not None and not spec.act.symmetric,

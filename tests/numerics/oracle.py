@@ -83,9 +83,14 @@ def values(q):
         for axis, n, s in zip(order, q.codes.shape, q.scale.shape, strict=True)
     ]
     scale = widen(q.scale) if q.outer is None else widen(q.scale) * widen(q.outer)
-    zero = 0 if q.zero is None else spread(widen(q.zero), q.codes.shape, blocks)
+    zero = middle(q) if q.zero is None else spread(widen(q.zero), q.codes.shape, blocks)
     physical = (numbers(q) - zero) * spread(scale.astype(np.float64), q.codes.shape, blocks)
     return np.transpose(physical, np.argsort(order))
+
+
+def middle(q):
+    """The code of zero where there are no zero points: half of unsigned codes lie below it."""
+    return {"uint8": 128.0, "uint4": 8.0}.get(q.qtype.name, 0.0)
 
 
 def numbers(q):

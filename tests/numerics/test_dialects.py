@@ -59,7 +59,7 @@ def test_codes_scales_and_zero_points_are_those_of_numpy(dialect, dtype):
 
     for (text, cut), q in ours(x).items():
         wanted = ORACLES[dialect.name](x, BLOCKS[cut], text)
-        zero = jnp.zeros_like(q.scale) if q.zero is None else q.zero
+        zero = jnp.full_like(q.scale, oracle.middle(q)) if q.zero is None else q.zero
         for got, want in zip((q.scale, zero, q.codes), wanted, strict=True):
             np.testing.assert_array_equal(oracle.widen(got), want, err_msg=f"{text} {cut}")
 

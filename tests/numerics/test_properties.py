@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from qpass.numerics import QTYPES, as_quantizer, block_sizes, find_range, quantize
 from qpass.numerics.packing import pack, unpack
 from tests.numerics.grids import values_of
+from tests.numerics.oracle import middle
 
 many = os.environ.get("FUZZ_PROFILE") == "many"
 tried = settings(
@@ -70,7 +71,7 @@ def test_no_other_value_of_the_type_is_nearer(qtype, granularity, x):
     """
     q = quantize(jnp.asarray(x), quantizer(qtype, granularity), (1,)).plain()
     scale = full(q.scale, q)
-    zero = 0 if q.zero is None else full(q.zero, q)
+    zero = middle(q) if q.zero is None else full(q.zero, q)
     values = values_of(q.qtype)
     grid = np.sort((values[:, None, None] - zero) * scale, axis=0)
     error = np.abs(np.float64(q.dequantize()) - x)

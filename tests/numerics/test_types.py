@@ -16,7 +16,7 @@ from qpass.errors import RuleError, UnknownTypeError
 from qpass.numerics import QTYPES, as_quantizer, find_qtype, quantize
 from qpass.numerics.scale_formats import E4M3_GLOBAL, E8M0_RCEIL, FLOAT32
 from qpass.numerics.tables import NF4
-from tests.numerics.oracle import widen
+from tests.numerics.oracle import middle, widen
 
 INTS = {f"int{bits}": range(-(1 << bits - 1), 1 << bits - 1) for bits in range(2, 9)}
 UINTS = {f"uint{bits}": range(1 << bits) for bits in (4, 8)}
@@ -71,7 +71,7 @@ def spread(scale, n):
 def fields(q):
     """Values of codes, scales and zero points for every element, in float64."""
     plain, n = q.plain(), q.shape[1]
-    zero = 0.0 if plain.zero is None else spread(plain.zero, n)
+    zero = middle(plain) if plain.zero is None else spread(plain.zero, n)
     return values_of(q.qtype, plain.codes), spread(plain.scale, n), zero
 
 

@@ -17,6 +17,7 @@ import pytest
 import qpass
 from qpass.numerics import as_quantizer, quantize
 from tests.numerics.grids import values_of
+from tests.numerics.oracle import middle
 from tests.ops.test_values import sample
 from tests.programs import rules
 
@@ -89,7 +90,7 @@ def grid(x, text):
     def full(part):
         return np.repeat(np.float64(part), group, axis=1)[:, : x.shape[1]]
 
-    zero = np.zeros(x.shape) if q.zero is None else full(q.zero)
+    zero = np.full(x.shape, middle(q)) if q.zero is None else full(q.zero)
     return Grid(values_of(q.qtype), full(q.scale), zero, np.float64(q.dequantize()))
 
 
