@@ -131,13 +131,41 @@ def test_layers_together_are_layers_alone(dtype):
         np.testing.assert_array_equal(widen(run(stored, x[seed])), widen(outs[seed]))
 
 
-def test_integer_sums_are_exact():
-    """What an integer kernel computes, in float64 from torchao's codes; float32 rounds the rest."""
+def integer_product(x, w, group):
+    """Codes of both operands, summed up in integers, times their scales: float64, all numpy."""
+    scale, zero, codes = map(np.float64, torchao(x, (1, x.shape[1]), "int8 asym"))
+    w_scale, _, w_codes = map(np.float64, torchao(w, (1, group), "int4", keeps=True))
+    in_groups = (part.reshape(len(part), -1, group) for part in (codes - zero, w_codes))
+    return scale * np.einsum("mgk,ngk,ng->mn", *in_groups, w_scale, optimize=True)
+
+
+def assert_rounded_once(got, want):
+    """The exact product, but for sums over groups in float32, rounded to the result's dtype."""
+    half_step = float(jnp.finfo(got.dtype).eps) / 2
+    bound = half_step * np.abs(want) + 1e-6 * np.abs(want).max()
+    assert np.all(np.abs(np.float64(widen(got)) - want) <= bound)
+
+
+def served(w, x, group):
+    rule = qpass.Rule(weight=f"int4 g{group} torchao_intx", act="int8 asym torchao")
+    return jax.jit(qpass.transform(linear, [rule]))(w, x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_integer_sums_are_exact(dtype):
+    """What an integer kernel computes, in float64 from torchao's codes; and that numpy agrees."""
     arrays = load("linear_8da4w")
     for seed, groups in RECORDED.items():
-        x, w = (jnp.asarray(arrays[f"{seed}.f32.{name}"]) for name in "xw")
+        x, w = (jnp.asarray(arrays[f"{seed}.{dtype}.{name}"]) for name in "xw")
         for group in groups:
-            rule = qpass.Rule(weight=f"int4 g{group} torchao", act="int8 asym torchao")
-            got = jax.jit(qpass.transform(linear, [rule]))(w, x)
-            want = arrays[f"{seed}.f32.g{group}.ref64_int"]
-            assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
+            want = arrays[f"{seed}.{dtype}.g{group}.ref64_int"]
+            np.testing.assert_allclose(integer_product(x, w, group), want, rtol=1e-12, atol=1e-12)
+            assert_rounded_once(served(w, x, group), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_integer_sums_are_exact_for_twenty_seeds(dtype):
+    params, x = drawn(jnp.arange(20), DTYPES[dtype])
+    out = jax.jit(qpass.transform(layers, RULES))(params, x)
+    for got, w, rows in zip(out, params, x, strict=True):
+        assert_rounded_once(got, integer_product(rows, w, 16))

@@ -1,4 +1,4 @@
-"""Products whose operands have zero points, against float64 and against torchao's integers."""
+"""Products whose operands have zero points, against float64."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ from jax.sharding import AxisType, PartitionSpec
 
 import qpass
 from qpass.numerics import as_quantizer, quantize
-from tests.numerics.torchao_arrays import load
 from tests.ops.test_bit_exact import assert_same_bits
 from tests.programs import CASES, rules
 
@@ -77,20 +76,6 @@ def test_contraction_over_two_axes_with_tails_inside():
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("group", [32, 128])
-def test_8da4w_is_what_torchao_adds_up_in_integers(group):
-    """Float64 of torchao's exact integer sums times its scales; see `tests/data/torchao`."""
-    data = load("linear_8da4w")
-    prefix = "seed123.f32"
-    x, w = data[f"{prefix}.x"], data[f"{prefix}.w"]
-    q = qpass.transform(
-        lambda p, x: x @ p["w"].T, rules(f"int4 g{group} torchao", "int8 asym torchao")
-    )
-    got = np.float64(jax.jit(q)({"w": jnp.asarray(w)}, x))
-    wanted = data[f"{prefix}.g{group}.ref64_int"]
-    assert np.linalg.norm(got - wanted) <= 1e-6 * np.linalg.norm(wanted)
-
-
 def test_gradients_are_those_of_the_values_that_the_product_saw():
     x, w = sample(3, 16), jnp.asarray(sample(16, 4, seed=1))
     q = qpass.transform(CASES["matmul"].fn, rules("int4 g8 asym", "int8 asym"))
@@ -117,3 +102,17 @@ def test_where_shardings_are_part_of_the_types(weight, act):
         there = jax.device_put(jnp.asarray(x), PartitionSpec("x", None))
         got = jax.jit(qpass.transform(CASES["matmul"].fn, rules(weight, act)))(params, there)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("scheme", [("uint8", "uint8"), ("uint4 g16", None)])
+def test_symmetric_ranges_of_unsigned_types_have_nothing_to_take_off(scheme):
+    """Their middle code is zero, so that shifted codes are signed ones."""
+    x, params = sample(3, 32), {"w": jnp.asarray(sample(32, 12, seed=1))}
+    q = qpass.transform(CASES["matmul"].fn, rules(*scheme))
+    stored = q.quantize(params, x)
+    assert stored["w"].zero is None
+    text = str(jax.make_jaxpr(q)(stored, x))
+    assert "quantized_matmul" in text
+    after = text.partition("quantized_matmul")[2]
+    assert " sub " not in after
+    assert "dot_general" not in after
