@@ -70,7 +70,7 @@ def _run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any, i
 
 
 def _layer(stack: Any, index: Any) -> Any:
-    return lax.dynamic_index_in_dim(stack, index, keepdims=False)
+    return lax.dynamic_index_in_dim(stack, index, keepdims=False, allow_negative_indices=False)
 
 
 def _is_odd(product: Product) -> bool:

@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from qpass.numerics import Packed, QTensor, decoding
 from qpass.numerics.layout import stored
 from qpass.ops.axes_of_product import Layout
+from qpass.ops.matmul import layer_at
 from qpass.ops.sharded import explicit_sharding
 
 
@@ -39,7 +39,7 @@ class Layer:
 
     def cut_out(self) -> QTensor:
         """The layer as a tensor of its own."""
-        return jax.tree.map(partial(_at, self.index), self.stack)
+        return jax.tree.map(partial(layer_at, self.index), self.stack)
 
     def transpose(self, perm: Sequence[int]) -> Layer:
         """Permute axes of the layer; no code moves."""
@@ -105,7 +105,3 @@ def _layers_of_layer(outer: Layer) -> Callable[[jax.Array], Layer] | None:
         return None
     flat = jax.tree.map(lambda a: jnp.reshape(a, (-1, *a.shape[2:])), outer.stack)
     return lambda index: Layer(outer.index * sizes[1] + index, flat)
-
-
-def _at(index: jax.Array, array: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(array, index, keepdims=False)

@@ -94,7 +94,7 @@ def _has_codes_of(q: Any, first: Any) -> bool:
     return same and q.codes is first.codes and q.scale is first.scale
 
 
-def _each(eqn: JaxprEqn, operands: Operands) -> QTensor:
+def _each(eqn: JaxprEqn, operands: Operands) -> QTensor | Layer:
     """Equations that mean the same for every array inside: varying axes, copies, names."""
     return jax.tree.map(lambda array: bind(eqn, [array])[0], operands[0])
 
@@ -180,7 +180,7 @@ LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
 )
 OF_ALL_OPERANDS = frozenset({"optimization_barrier", "select_n"})
 # What leaves codes where they lie; for the others a layer is cut out of its stack.
-OF_LAYERS = frozenset({"convert_element_type", "transpose"})
+OF_LAYERS = frozenset({"convert_element_type", "pcast", "pvary", "reduced_vary_cast", "transpose"})
 
 
 def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | None:

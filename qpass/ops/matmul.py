@@ -60,8 +60,12 @@ def one_layer(lhs: Any, rhs: Any, rhs_scale: Any, *rest: Any) -> tuple[Any, ...]
     if not _is_stacked(rhs):
         return lhs, rhs, rhs_scale, *rest
     *lhs_scale, index = rest
-    layer = partial(lax.dynamic_index_in_dim, index=index, axis=0, keepdims=False)
-    return lhs, layer(rhs), layer(rhs_scale), *lhs_scale
+    return lhs, layer_at(index, rhs), layer_at(index, rhs_scale), *lhs_scale
+
+
+def layer_at(index: jax.Array, stack: jax.Array) -> jax.Array:
+    """One layer, cut out; the index does not count from the end."""
+    return lax.dynamic_index_in_dim(stack, index, keepdims=False, allow_negative_indices=False)
 
 
 def _is_stacked(rhs: Any) -> bool:

@@ -97,6 +97,42 @@ def test_a_scan():
     )
 
 
+def test_a_scan_over_layers_of_a_scan():
+    assert_rewrites(
+        lambda w, x: lax.scan(lambda c, w: lax.scan(lambda c, w: (c @ w, None), c, w), x, w)[0],
+        INT8,
+        (random(3, 2, 8, 8), X),
+        """
+        in a:f32[3,2,8,8] b:f32[4,8]
+        c:f32[4,8] = scan b a (length=3)
+            in a:f32[4,8] b:f32[2,8,8]
+            c:f32[4,8] = scan a b (length=2)
+                in a:f32[4,8] b:f32[8,8]
+                c:f32[4,8] = dot_general a b (ab,bc->ac)
+                out c
+            out c
+        out c
+        """,
+        """
+        in a:i8[3,2,8,8] b:f32[3,2,8,1] c:f32[4,8]
+        d:i32[3] = iota
+        e:f32[4,8] = scan a b c d (length=3)
+            in a:i8[3,2,8,8] b:f32[3,2,8,1] c:f32[4,8] d:i32[]
+            e:i8[6,8,8] = reshape a (6,8,8)
+            f:f32[6,8,1] = reshape b (6,8,1)
+            g:i32[2] = iota
+            h:f32[4,8] = scan d e f c g (length=2)
+                in a:i32[] b:i8[6,8,8] c:f32[6,8,1] d:f32[4,8] e:i32[]
+                f:i32[] = mul a 2
+                g:i32[] = add f e
+                h:f32[4,8] = quantized_dot d g b c (i8 x i8 -> f32, a layer of 6)
+                out h
+            out h
+        out e
+        """,
+    )
+
+
 def test_a_remat():
     assert_rewrites(
         jax.checkpoint(lambda w, x: jnp.sin(x @ w)),
