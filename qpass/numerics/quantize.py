@@ -146,7 +146,9 @@ def find_scales(
         else jnp.float32(jnp.inf)
     )
     scale = _capped(scale, most, quantizer)
-    stored, outer = form.make(scale, jnp.maximum(-lo, hi), quantizer.qtype, outer_axes)
+    # Bounds may lie beyond the values: what codes never reach is no part of a shared scale.
+    amax = jnp.minimum(jnp.maximum(-lo, hi), most * quantizer.qtype.qmax)
+    stored, outer = form.make(scale, amax, quantizer.qtype, outer_axes)
     stored = form.capped(stored, most)
     return Scales(stored, outer, zero, form.read(stored, outer))
 
@@ -168,7 +170,8 @@ def _capped(scale: jax.Array, most: jax.Array, quantizer: Quantizer) -> jax.Arra
     """Scales of at most that magnitude.
 
     Where both sides of a range are about as large, the outermost code of the longer side is not
-    reached if the scale is larger by half a step; it may then be larger by a whole one.
+    reached if the scale is larger by half a step (and a little, for quotients are rounded); it may
+    then be larger by a whole one.
     """
     qtype = quantizer.qtype
     size, above = jnp.abs(scale), qtype.qmax - qtype.middle
@@ -176,7 +179,8 @@ def _capped(scale: jax.Array, most: jax.Array, quantizer: Quantizer) -> jax.Arra
     if not uneven or isinstance(quantizer.range, PowerOfTwo):
         return jnp.clip(scale, -most, most)
     outside = most * np.float32((above + 1) / above)
-    rounds_up = (size > most) & (size < most * np.float32((above + 1) / (above + 0.5)))
+    half = most * np.float32((above + 1) / (above + 0.5) * (1 + 2**-20))
+    rounds_up = (size > most) & (size < half)
     size = jnp.where(rounds_up, most, jnp.minimum(size, outside))
     return jnp.where(scale < 0, -size, size)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import qpass
+from qpass.numerics import as_quantizer
 from qpass.numerics.qtypes import QTYPES
 from qpass.numerics.quantize import quantize
 from tests.numerics import edges
@@ -69,6 +70,20 @@ def test_half_precision(name):
     (dtype,) = turn(name, HALVES, 1)
     kinds = turn(name, some(name), 3)
     check_all([*kinds, BY_NAME[name].per_channel()], dtype)
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        ("int8 absmax,40", "bfloat16"),
+        ("uint8 absmax,40", "bfloat16"),
+        ("nvfp4 tensor absmax,40", "bfloat16"),
+        ("nvfp4 axis1 rms,3", "float16"),
+    ],
+)
+def test_bounds_beyond_the_dtype(text, dtype):
+    """They come from a factor; a scale that is rounded up must not bring infinities back."""
+    check_all([as_quantizer(text)], jnp.dtype(dtype))
 
 
 def test_the_types_together_have_all_granularities_and_ranges():
