@@ -14,7 +14,7 @@ namespace ffi = xla::ffi;
 // Fastest first.
 const Form* const kForms[] = {
 #if defined(__x86_64__)
-    &kVnniInteger, &kAvx2Integer,
+    &kVnniFew, &kVnniInteger, &kAvx2Few, &kAvx2Integer,
 #elif defined(__aarch64__)
     &kNeonDotInteger, &kNeonInteger,
 #endif
@@ -26,29 +26,29 @@ constexpr int64_t kRows = 128;
 // Products of codes that take about as long as waking a thread.
 constexpr int64_t kGrain = 1 << 19;
 
-// The first form that the machine has; the one of that name where it is not empty.
-const Form* form_for(std::string_view name) {
+// The first form that takes the product and that the machine has; of that name where it is not
+// empty.
+const Form* form_for(const Operands& p, std::string_view name) {
   for (const Form* form : kForms) {
-    if ((name.empty() || name == name_of(form->isa)) && has(form->isa)) return form;
+    const bool named = name.empty() || name == name_of(form->isa);
+    if (named && has(form->isa) && form->takes(p)) return form;
   }
   return nullptr;
 }
 
 void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
-  const Units units(p);
-  const int64_t rows = p.batch * p.m;
-  const int64_t row_codes = units.count * units.codes;
+  const int64_t rows = p.batch * p.m, row_codes = form.row_codes(p);
   std::unique_ptr<char[]> codes(new char[rows * row_codes * form.code_bytes]);
-  std::unique_ptr<int32_t[]> starts(new int32_t[rows * units.groups]);
+  std::unique_ptr<int32_t[]> starts(new int32_t[rows * ceil_div(p.k, p.group)]);
   const Packed packed{codes.get(), starts.get()};
   parallel_for(pool, rows, threads_for(pool, rows * row_codes, kGrain),
-               [&](int64_t row) { form.pack_row(p, units, row, packed); });
+               [&](int64_t row) { form.pack_row(p, row, packed); });
 
   const int64_t across = ceil_div(p.n, form.columns), down = ceil_div(p.m, kRows);
   const int64_t work = p.n * row_codes * p.batch * p.m;
   parallel_for(pool, p.batch * down * across, threads_for(pool, work, kGrain), [&](int64_t i) {
     const int64_t row = i / across % down * kRows;
-    form.multiply(p, units, packed,
+    form.multiply(p, packed,
                   {i / across / down, row, std::min(kRows, p.m - row), i % across * form.columns});
   });
 }
@@ -70,9 +70,7 @@ using Scalar = ffi::BufferR0<ffi::S32>;
 ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, Stack rhs,
                    ffi::BufferR4<ffi::F32> rhs_scale, Scalar index, ffi::Result<ffi::AnyBuffer> out,
                    int64_t group, int64_t bits, std::string_view isa) {
-  const Form* form = form_for(isa);
   const auto type = float_type(out->element_type());
-  if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
   if (!type) return ffi::Error::InvalidArgument("results are float32, bfloat16 or float16");
   const auto left = lhs.dimensions(), right = rhs.dimensions(), scales = rhs_scale.dimensions();
   const int64_t layer = std::clamp<int64_t>(*index.typed_data(), 0, right[0] - 1);
@@ -84,7 +82,10 @@ ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, Stack rhs,
                    rhs_scale.typed_data() + layer * scale_size,
                    lhs_scale.dimensions()[2], scales[3],
                    out->untyped_data(), *type};
-  if (out->element_count() > 0) multiply(pool, *form, p);
+  if (out->element_count() == 0) return ffi::Error::Success();
+  const Form* form = form_for(p, isa);
+  if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
+  multiply(pool, *form, p);
   return ffi::Error::Success();
 }
 

@@ -52,7 +52,7 @@ struct Units {
 
 // The left operand as the instruction set wants it: codes widened, ordered and filled up.
 struct Packed {
-  void* codes;      // [batch * m, units * codes of a unit]
+  void* codes;      // [batch * m, row_codes]
   int32_t* starts;  // [batch * m, groups]: what the sum of a group begins with
 };
 
@@ -61,18 +61,20 @@ struct Block {
   int64_t batch, row, rows, column;
 };
 
-// What an instruction set offers.
+// One way of an instruction set to multiply.
 struct Form {
   Isa isa;
   int64_t columns;     // of a block
   int64_t code_bytes;  // of a packed code of the left operand
-  void (*pack_row)(const Operands&, const Units&, int64_t row, const Packed&);
-  void (*multiply)(const Operands&, const Units&, const Packed&, const Block&);
+  bool (*takes)(const Operands&);
+  int64_t (*row_codes)(const Operands&);  // of a packed row
+  void (*pack_row)(const Operands&, int64_t row, const Packed&);
+  void (*multiply)(const Operands&, const Packed&, const Block&);
 };
 
 extern const Form kPortableInteger;
 #if defined(__x86_64__)
-extern const Form kAvx2Integer, kVnniInteger;
+extern const Form kVnniFew, kVnniInteger, kAvx2Few, kAvx2Integer;
 #elif defined(__aarch64__)
 extern const Form kNeonInteger, kNeonDotInteger;
 #endif

@@ -14,9 +14,8 @@ namespace qpass {
 namespace {
 
 struct Avx2 {
-  static constexpr int64_t kLanes = 8, kCodes = 2, kRows = 6;
+  static constexpr int64_t kLanes = 8, kCodes = 2, kRows = 6, kTall = 8, kWide = 8;
   using Code = int16_t;
-  using Units = __m256i;
   using Sums = __m256i;
 
   template <int kBits>
@@ -25,51 +24,51 @@ struct Avx2 {
   static constexpr int kOrder[8] = {0, kBits == 8 ? 2 : 4, 1, kBits == 8 ? 3 : 5, 2, 6, 3, 7};
 
   // Three rounds of exchanging blocks of 1, 2 and 4 lanes between pairs of rows.
-  QPASS_TARGET static void transpose(const uint8_t* const* rows, Units* to) {
-    Units a[8], b[8];
-    for (int i = 0; i < 8; ++i) {
-      a[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i]));
-    }
-    for (int i = 0; i < 8; i += 2) {
+  template <int kBits>
+  QPASS_TARGET static void pack(const uint8_t* const* rows, char* to, int64_t step) {
+    constexpr int64_t kSteps = kBits == 32 ? 1 : 16 / kBits;
+    __m256i a[8], b[8];
+    QPASS_UNROLL for (int i = 0; i < 8; ++i) a[i] = get(rows[i]);
+    QPASS_UNROLL for (int i = 0; i < 8; i += 2) {
       b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
       b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
     }
-    for (int i = 0; i < 8; i += 4) {
+    QPASS_UNROLL for (int i = 0; i < 8; i += 4) {
       a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
       a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
       a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
       a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
     }
-    for (int i = 0; i < 4; ++i) {
-      to[i] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x20);
-      to[i + 4] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x31);
+    QPASS_UNROLL for (int i = 0; i < 4; ++i, to += kSteps * step) {
+      put<kBits>(_mm256_permute2x128_si256(a[i], a[i + 4], 0x20), to, step);
+      put<kBits>(_mm256_permute2x128_si256(a[i], a[i + 4], 0x31), to + 4 * kSteps * step, step);
     }
   }
 
   // A shift to the left and back takes codes out of 16 bits with their sign.
   template <int kBits>
-  QPASS_TARGET static void expand(Units units, Code* to, int64_t stride) {
-    constexpr int kCount = 16 / kBits;
-    for (int i = 0; i < kCount; ++i) {
-      const Units left = _mm256_slli_epi16(units, 16 - kBits * (i + 1));
-      store(_mm256_srai_epi16(left, 16 - kBits), to + i * stride);
+  QPASS_TARGET static void put(__m256i units, char* to, int64_t step) {
+    if constexpr (kBits == 32) return set(units, to);
+    QPASS_UNROLL for (int i = 0; i < 16 / kBits; ++i) {
+      const __m256i left = _mm256_slli_epi16(units, 16 - kBits * (i + 1));
+      set(_mm256_srai_epi16(left, 16 - kBits), to + i * step);
     }
   }
 
-  QPASS_TARGET static void store(Units units, void* to) {
-    _mm256_storeu_si256(static_cast<__m256i*>(to), units);
+  QPASS_TARGET static __m256i get(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+  }
+  QPASS_TARGET static void set(__m256i value, void* to) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), value);
   }
   QPASS_TARGET static Sums fill(int32_t value) { return _mm256_set1_epi32(value); }
-  QPASS_TARGET static Sums load(const int32_t* from) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  }
-  QPASS_TARGET static void save(Sums sums, int32_t* to) { store(sums, to); }
+  QPASS_TARGET static Sums load(const int32_t* from) { return get(from); }
+  QPASS_TARGET static void save(Sums sums, int32_t* to) { set(sums, to); }
 
   QPASS_TARGET static Sums dot(Sums sums, const Code* panel, const Code* x) {
     int32_t two;
     std::memcpy(&two, x, 4);
-    const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel));
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(w, _mm256_set1_epi32(two)));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(get(panel), _mm256_set1_epi32(two)));
   }
 
   QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {

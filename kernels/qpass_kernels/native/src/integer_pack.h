@@ -17,82 +17,79 @@ constexpr int64_t kVectors = 2;
 template <class V>
 constexpr int64_t kColumns = kVectors * V::kLanes;
 
-// Bytes of a row that are transposed at a time.
+// Bytes of a panel: those of a lane, of a step, and of a unit, which takes one or more steps.
 template <class V>
-constexpr int64_t kStrip = V::kLanes * 4;
+constexpr int64_t kLaneBytes = V::kCodes * sizeof(typename V::Code);
+template <class V>
+constexpr int64_t kStepBytes = kColumns<V> * kLaneBytes<V>;
+template <class V, int kBits>
+constexpr int64_t kUnitBytes = kStepBytes<V> * (kBits == 32 ? 1 : 32 / kBits / V::kCodes);
 
-// Rows [row, row + V::kLanes) of a matrix of 4-byte units; the last one is repeated at its end.
+// Rows of a matrix that are transposed together; the last row is repeated behind the end. So few
+// that their cache lines fit in a set of the cache where rows lie a power of two apart.
 template <class V>
 struct Rows {
-  const uint8_t* start[V::kLanes];
+  const uint8_t* start[V::kTall];
 
   Rows(const void* matrix, int64_t row_bytes, int64_t row, int64_t count) {
     const auto* bytes = static_cast<const uint8_t*>(matrix);
-    for (int64_t i = 0; i < V::kLanes; ++i) {
+    for (int64_t i = 0; i < V::kTall; ++i) {
       start[i] = bytes + std::min(row + i, count - 1) * row_bytes;
     }
   }
 };
 
-// Transposes up to V::kLanes units from `offset` on; nothing is read at or after `end`.
-template <class V>
-QPASS_TARGET inline void transpose(const Rows<V>& rows, int64_t offset, int64_t end,
-                                   typename V::Units* units) {
-  const uint8_t* strip[V::kLanes];
-  for (int64_t i = 0; i < V::kLanes; ++i) strip[i] = rows.start[i] + offset;
-  if (end - offset >= kStrip<V>) return V::transpose(strip, units);
-  uint8_t tail[V::kLanes][kStrip<V>] = {};
-  for (int64_t i = 0; i < V::kLanes; ++i) {
+// Packs a strip of each row from `offset` on; nothing is read at or after `end`.
+template <class V, int kBits>
+QPASS_TARGET inline void pack_strip(const Rows<V>& rows, int64_t offset, int64_t end, char* to) {
+  constexpr int64_t kStrip = V::kWide * 4;
+  const uint8_t* strip[V::kTall];
+  for (int64_t i = 0; i < V::kTall; ++i) strip[i] = rows.start[i] + offset;
+  if (end - offset >= kStrip) return V::template pack<kBits>(strip, to, kStepBytes<V>);
+  uint8_t tail[V::kTall][kStrip] = {};
+  for (int64_t i = 0; i < V::kTall; ++i) {
     std::memcpy(tail[i], strip[i], end - offset);
     strip[i] = tail[i];
   }
-  V::transpose(strip, units);
+  V::template pack<kBits>(strip, to, kStepBytes<V>);
 }
 
-// Packs `units` units that lie one behind another in each row.
+// Packs `units` units that lie one behind another in each row, and up to a strip of whatever lies
+// behind them: the next run, or nothing that counts.
 template <class V, int kBits>
 QPASS_TARGET inline void pack_run(const Rows<V>& rows, int64_t offset, int64_t end, int64_t units,
-                                  typename V::Code* panel) {
-  constexpr int64_t kSteps = 32 / kBits / V::kCodes, kStride = kColumns<V> * V::kCodes;
-  typename V::Units strip[V::kLanes];
-  for (int64_t i = 0; i < units; i += V::kLanes) {
-    transpose<V>(rows, offset + i * 4, end, strip);
-    const int64_t count = std::min<int64_t>(V::kLanes, units - i);
-    for (int64_t j = 0; j < count; ++j, panel += kSteps * kStride) {
-      V::template expand<kBits>(strip[j], panel, kStride);
-    }
+                                  char* to) {
+  for (int64_t i = 0; i < units; i += V::kWide) {
+    pack_strip<V, kBits>(rows, offset + i * 4, end, to + i * kUnitBytes<V, kBits>);
   }
 }
 
-// Packs units [first, last) of the columns from `column` on.
+// Packs units [first, last) of the columns of a block.
 template <class V, int kBits>
 QPASS_TARGET void pack_panel(const Operands& p, const Units& u, const Block& at, int64_t first,
-                             int64_t last, typename V::Code* panel) {
+                             int64_t last, char* panel) {
   const uint8_t* rhs = p.rhs + at.batch * p.n * u.row_bytes;
-  for (int64_t vector = 0; vector < kVectors; ++vector) {
-    const Rows<V> rows(rhs, u.row_bytes, at.column + vector * V::kLanes, p.n);
-    typename V::Code* to = panel + vector * V::kLanes * V::kCodes;
+  for (int64_t column = 0; column < kColumns<V>; column += V::kTall) {
+    const Rows<V> rows(rhs, u.row_bytes, at.column + column, p.n);
+    char* to = panel + column * kLaneBytes<V>;
     for (int64_t i = first; i < last;) {
       const int64_t run = i / u.run, stop = std::min(last, (run + 1) * u.run);
-      pack_run<V, kBits>(rows, run * u.run_bytes + (i - run * u.run) * 4, u.row_bytes, stop - i, to);
-      to += (stop - i) * u.codes * kColumns<V>;
+      const int64_t offset = run * u.run_bytes + (i - run * u.run) * 4;
+      pack_run<V, kBits>(rows, offset, u.row_bytes, stop - i, to);
+      to += (stop - i) * kUnitBytes<V, kBits>;
       i = stop;
     }
   }
 }
 
-// Packs the scales of the columns from `column` on: [group][column].
+// Packs the scales of the columns of a block: [group][column], as units that are one code.
 template <class V>
 QPASS_TARGET void pack_scales(const Operands& p, const Block& at, float* to) {
   const float* scales = p.rhs_scale + at.batch * p.n * p.rhs_groups;
   const int64_t bytes = p.rhs_groups * 4;
-  typename V::Units strip[V::kLanes];
-  for (int64_t vector = 0; vector < kVectors; ++vector) {
-    const Rows<V> rows(scales, bytes, at.column + vector * V::kLanes, p.n);
-    for (int64_t group = 0; group < p.rhs_groups; ++group) {
-      if (group % V::kLanes == 0) transpose<V>(rows, group * 4, bytes, strip);
-      V::store(strip[group % V::kLanes], to + group * kColumns<V> + vector * V::kLanes);
-    }
+  for (int64_t column = 0; column < kColumns<V>; column += V::kTall) {
+    const Rows<V> rows(scales, bytes, at.column + column, p.n);
+    pack_run<V, 32>(rows, 0, bytes, p.rhs_groups, reinterpret_cast<char*>(to + column));
   }
 }
 
@@ -112,7 +109,8 @@ QPASS_TARGET inline int32_t pack_group(const int8_t* from, int64_t codes, typena
 }
 
 template <class V, int kBits>
-QPASS_TARGET void pack_row(const Operands& p, const Units& u, int64_t row, const Packed& packed) {
+QPASS_TARGET void pack_row(const Operands& p, int64_t row, const Packed& packed) {
+  const Units u(p);
   const int8_t* from = p.lhs + row * p.k;
   auto* to = static_cast<typename V::Code*>(packed.codes) + row * u.count * u.codes;
   for (int64_t group = 0; group < u.groups; ++group) {

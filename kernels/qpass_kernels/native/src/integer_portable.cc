@@ -7,11 +7,8 @@ namespace qpass {
 namespace {
 
 struct Portable {
-  static constexpr int64_t kLanes = 4, kCodes = 2, kRows = 2;
+  static constexpr int64_t kLanes = 4, kCodes = 2, kRows = 2, kTall = 4, kWide = 4;
   using Code = int16_t;
-  struct Units {
-    uint8_t bytes[kLanes][4];
-  };
   struct Sums {
     int32_t lanes[kLanes];
   };
@@ -21,12 +18,6 @@ struct Portable {
   template <int kBits>
   static constexpr int kOrder[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
-  static void transpose(const uint8_t* const* rows, Units* to) {
-    for (int64_t i = 0; i < kLanes; ++i) {
-      for (int64_t j = 0; j < kLanes; ++j) std::memcpy(to[i].bytes[j], rows[j] + i * 4, 4);
-    }
-  }
-
   // Code i of a unit; four bits from the low half of a byte first.
   template <int kBits>
   static Code code(const uint8_t* unit, int i) {
@@ -35,15 +26,27 @@ struct Portable {
   }
 
   template <int kBits>
-  static void expand(const Units& units, Code* to, int64_t stride) {
-    for (int i = 0; i < 32 / kBits; ++i) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        to[i / kCodes * stride + lane * kCodes + i % kCodes] = code<kBits>(units.bytes[lane], i);
+  static void pack(const uint8_t* const* rows, char* to, int64_t step) {
+    for (int64_t unit = 0; unit < kWide; ++unit) {
+      for (int64_t lane = 0; lane < kTall; ++lane) {
+        put<kBits>(rows[lane] + unit * 4, to + lane * 4, step);
+      }
+      to += step * (kBits == 32 ? 1 : 16 / kBits);
+    }
+  }
+
+  template <int kBits>
+  static void put(const uint8_t* unit, char* to, int64_t step) {
+    if constexpr (kBits == 32) {
+      std::memcpy(to, unit, 4);
+    } else {
+      for (int i = 0; i < 32 / kBits; i += kCodes, to += step) {
+        const Code pair[kCodes] = {code<kBits>(unit, i), code<kBits>(unit, i + 1)};
+        std::memcpy(to, pair, sizeof pair);
       }
     }
   }
 
-  static void store(const Units& units, void* to) { std::memcpy(to, &units, sizeof units); }
   static Sums fill(int32_t value) { return {{value, value, value, value}}; }
   static Sums load(const int32_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
   static void save(const Sums& sums, int32_t* to) { std::memcpy(to, &sums, sizeof sums); }

@@ -5,14 +5,15 @@
 //   kLanes            columns in a vector
 //   Code, kCodes      a packed code; how many of them a lane takes at a step
 //   kRows             rows whose sums fit in the registers
-//   kOrder<bits>      which code of a unit comes where once `expand` is done
-//   kOffset<bits>     what `expand` adds to the codes of the right operand
-//   Units, Sums       a unit from each of kLanes rows; int32 sums of kLanes columns
-//   transpose, expand, store, fill, load, save, dot, add_scaled
+//   kOrder<bits>      which code of a unit comes where once `pack` is done
+//   kOffset<bits>     what `pack` adds to the codes of the right operand
+//   kTall, kWide      rows of the right operand, and units of each, that `pack` transposes
+//   Sums              int32 sums of kLanes columns
+//   pack, fill, load, save, dot, add_scaled
 #pragma once
 
-#include "half.h"
 #include "integer_pack.h"
+#include "integer_store.h"
 #include "scratch.h"
 
 namespace qpass {
@@ -33,77 +34,86 @@ struct Tile {
   float* totals;                  // [row][column]
 };
 
-// Adds the products of some steps to the sums of R rows.
+// Sums of R rows.
 template <class V, int R>
-QPASS_TARGET inline void add_steps(const typename V::Code* x, int64_t stride,
-                                   const typename V::Code* panel, int64_t steps,
-                                   typename V::Sums (&sums)[R][kVectors]) {
+struct Sums {
+  typename V::Sums at[R][kVectors];
+};
+
+// Adds the products of some steps.
+template <class V, int R>
+QPASS_TARGET inline Sums<V, R> add_steps(Sums<V, R> sums, const typename V::Code* x, int64_t stride,
+                                         const typename V::Code* panel, int64_t steps) {
   constexpr int64_t kVector = V::kLanes * V::kCodes;
   for (int64_t step = 0; step < steps; ++step, x += V::kCodes, panel += kVectors * kVector) {
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < kVectors; ++v) {
-        sums[r][v] = V::dot(sums[r][v], panel + v * kVector, x + r * stride);
+    QPASS_UNROLL for (int r = 0; r < R; ++r) {
+      QPASS_UNROLL for (int v = 0; v < kVectors; ++v) {
+        sums.at[r][v] = V::dot(sums.at[r][v], panel + v * kVector, x + r * stride);
       }
     }
   }
+  return sums;
 }
 
 template <class V, int R>
-QPASS_TARGET inline void begin_group(const Units& u, const Tile<V>& t, int64_t group,
-                                     typename V::Sums (&sums)[R][kVectors]) {
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = V::fill(t.starts[r * u.groups + group]);
+QPASS_TARGET inline Sums<V, R> begin_group(const Units& u, const Tile<V>& t, int64_t group) {
+  Sums<V, R> sums;
+  QPASS_UNROLL for (int r = 0; r < R; ++r) {
+    QPASS_UNROLL for (int v = 0; v < kVectors; ++v) {
+      sums.at[r][v] = V::fill(t.starts[r * u.groups + group]);
+    }
+  }
+  return sums;
+}
+
+// Goes on with a group that the chunk before began, and lays one down for the chunk after.
+template <class V, int R>
+QPASS_TARGET inline Sums<V, R> load_sums(const Tile<V>& t) {
+  Sums<V, R> sums;
+  QPASS_UNROLL for (int r = 0; r < R; ++r) {
+    QPASS_UNROLL for (int v = 0; v < kVectors; ++v) {
+      sums.at[r][v] = V::load(t.sums + r * kColumns<V> + v * V::kLanes);
+    }
+  }
+  return sums;
+}
+
+template <class V, int R>
+QPASS_TARGET inline void save_sums(const Tile<V>& t, const Sums<V, R>& sums) {
+  QPASS_UNROLL for (int r = 0; r < R; ++r) {
+    QPASS_UNROLL for (int v = 0; v < kVectors; ++v) {
+      V::save(sums.at[r][v], t.sums + r * kColumns<V> + v * V::kLanes);
+    }
   }
 }
 
 // Adds (sum * row's scale) * column's scale to the totals.
 template <class V, int R>
 QPASS_TARGET inline void end_group(const Operands& p, const Tile<V>& t, int64_t group,
-                                   typename V::Sums (&sums)[R][kVectors]) {
-  const int64_t row_group = p.lhs_groups > 1 ? group : 0, column_group = p.rhs_groups > 1 ? group : 0;
-  for (int r = 0; r < R; ++r) {
-    const float scale = t.row_scales[r * p.lhs_groups + row_group];
-    for (int v = 0; v < kVectors; ++v) {
-      V::add_scaled(sums[r][v], scale, t.column_scales + column_group * kColumns<V> + v * V::kLanes,
+                                   const Sums<V, R>& sums) {
+  const float* rows = t.row_scales + (p.lhs_groups > 1 ? group : 0);
+  const float* columns = t.column_scales + (p.rhs_groups > 1 ? group : 0) * kColumns<V>;
+  QPASS_UNROLL for (int r = 0; r < R; ++r) {
+    QPASS_UNROLL for (int v = 0; v < kVectors; ++v) {
+      V::add_scaled(sums.at[r][v], rows[r * p.lhs_groups], columns + v * V::kLanes,
                     t.totals + r * kColumns<V> + v * V::kLanes);
     }
   }
 }
 
-template <class V, int R>
-QPASS_TARGET inline void load_sums(const Tile<V>& t, typename V::Sums (&sums)[R][kVectors]) {
-  for (int i = 0; i < R * kVectors; ++i) {
-    sums[i / kVectors][i % kVectors] = V::load(t.sums + i * V::kLanes);
-  }
-}
-
-template <class V, int R>
-QPASS_TARGET inline void save_sums(const Tile<V>& t, typename V::Sums (&sums)[R][kVectors]) {
-  for (int i = 0; i < R * kVectors; ++i) {
-    V::save(sums[i / kVectors][i % kVectors], t.sums + i * V::kLanes);
-  }
-}
-
 // Adds units [first, last) of R rows, group by group.
 template <class V, int R>
-QPASS_TARGET void add_units(const Operands& p, const Units& u, const Tile<V>& t, int64_t first,
-                            int64_t last) {
-  typename V::Sums sums[R][kVectors];
+QPASS_TARGET __attribute__((noinline)) void add_units(const Operands& p, const Units& u,
+                                                      const Tile<V>& t, int64_t first,
+                                                      int64_t last) {
   const int64_t stride = u.count * u.codes;
   for (int64_t i = first; i < last;) {
-    const int64_t group = i / u.per_group, stop = std::min(last, u.end_of_group(group));
-    if (i == group * u.per_group) {
-      begin_group<V, R>(u, t, group, sums);
-    } else {
-      load_sums<V, R>(t, sums);
-    }
-    add_steps<V, R>(t.codes + i * u.codes, stride, t.panel + (i - first) * u.codes * kColumns<V>,
-                    (stop - i) * u.codes / V::kCodes, sums);
-    if (stop == u.end_of_group(group)) {
-      end_group<V, R>(p, t, group, sums);
-    } else {
-      save_sums<V, R>(t, sums);
-    }
+    const int64_t group = i / u.per_group, end = u.end_of_group(group), stop = std::min(last, end);
+    Sums<V, R> sums = i == group * u.per_group ? begin_group<V, R>(u, t, group) : load_sums<V, R>(t);
+    sums = add_steps(sums, t.codes + i * u.codes, stride,
+                     t.panel + (i - first) * u.codes * kColumns<V>,
+                     (stop - i) * u.codes / V::kCodes);
+    stop == end ? end_group(p, t, group, sums) : save_sums(t, sums);
     i = stop;
   }
 }
@@ -127,36 +137,12 @@ QPASS_TARGET inline Tile<V> lower(const Operands& p, const Units& u, Tile<V> t, 
   return t;
 }
 
-inline void store_values(const float* from, int64_t count, void* out, int64_t at, Float type) {
-  auto* halves = static_cast<uint16_t*>(out) + at;
-  switch (type) {
-    case Float::kFloat32:
-      std::memcpy(static_cast<float*>(out) + at, from, count * sizeof(float));
-      break;
-    case Float::kBfloat16:
-      for (int64_t i = 0; i < count; ++i) halves[i] = to_bfloat16(from[i]);
-      break;
-    case Float::kFloat16:
-      for (int64_t i = 0; i < count; ++i) halves[i] = to_float16(from[i]);
-      break;
-  }
-}
-
-template <class V>
-void store_totals(const Operands& p, const Block& at, const float* totals) {
-  const int64_t count = std::min(kColumns<V>, p.n - at.column);
-  for (int64_t r = 0; r < at.rows; ++r) {
-    const int64_t to = ((at.batch * p.m + at.row + r) * p.n) + at.column;
-    store_values(totals + r * kColumns<V>, count, p.out, to, p.type);
-  }
-}
-
 // The first tile of a block, and its memory.
 template <class V>
 Tile<V> tile_of(const Operands& p, const Units& u, const Packed& packed, const Block& at) {
-  constexpr int64_t kPanel = kChunkUnits * 8 * kColumns<V> * sizeof(typename V::Code);
+  constexpr int64_t kPanel = (kChunkUnits + V::kWide) * kUnitBytes<V, 4>;
   const int64_t cells = at.rows * kColumns<V>, row = at.batch * p.m + at.row;
-  char* memory = scratch(kPanel + (2 * cells + p.rhs_groups * kColumns<V>) * 4);
+  char* memory = scratch(kPanel + (2 * cells + (p.rhs_groups + V::kWide) * kColumns<V>) * 4);
   auto* totals = reinterpret_cast<float*>(memory + kPanel);
   auto* codes = static_cast<const typename V::Code*>(packed.codes);
   std::fill_n(totals, cells, -0.0f);  // what leaves every first term as it is
@@ -170,10 +156,10 @@ Tile<V> tile_of(const Operands& p, const Units& u, const Packed& packed, const B
 }
 
 template <class V>
-QPASS_TARGET void multiply_block(const Operands& p, const Units& u, const Packed& packed,
-                                 const Block& at) {
+QPASS_TARGET void multiply_block(const Operands& p, const Packed& packed, const Block& at) {
+  const Units u(p);
   const Tile<V> tile = tile_of<V>(p, u, packed, at);
-  auto* panel = const_cast<typename V::Code*>(tile.panel);
+  auto* panel = const_cast<char*>(reinterpret_cast<const char*>(tile.panel));
   const auto pack = p.bits == 8 ? pack_panel<V, 8> : pack_panel<V, 4>;
   pack_scales<V>(p, at, const_cast<float*>(tile.column_scales));
   for (int64_t first = 0; first < u.count; first += kChunkUnits) {
@@ -183,17 +169,27 @@ QPASS_TARGET void multiply_block(const Operands& p, const Units& u, const Packed
       add_rows<V>(at.rows - row, p, u, lower(p, u, tile, row), first, last);
     }
   }
-  store_totals<V>(p, at, tile.totals);
+  for (int64_t row = 0; row < at.rows; ++row) {
+    store_row(p, at, row, tile.totals + row * kColumns<V>, kColumns<V>);
+  }
 }
 
 template <class V>
-void pack_row_of(const Operands& p, const Units& u, int64_t row, const Packed& packed) {
-  (p.bits == 8 ? pack_row<V, 8> : pack_row<V, 4>)(p, u, row, packed);
+void pack_row_of(const Operands& p, int64_t row, const Packed& packed) {
+  (p.bits == 8 ? pack_row<V, 8> : pack_row<V, 4>)(p, row, packed);
+}
+
+inline bool takes_all(const Operands&) { return true; }
+
+inline int64_t row_codes(const Operands& p) {
+  const Units u(p);
+  return u.count * u.codes;
 }
 
 template <class V>
 constexpr Form form_of(Isa isa) {
-  return {isa, kColumns<V>, sizeof(typename V::Code), pack_row_of<V>, multiply_block<V>};
+  return {isa,       kColumns<V>,    sizeof(typename V::Code), takes_all,
+          row_codes, pack_row_of<V>, multiply_block<V>};
 }
 
 }  // namespace qpass

@@ -11,9 +11,8 @@ namespace qpass {
 namespace {
 
 struct Vnni {
-  static constexpr int64_t kLanes = 16, kCodes = 4, kRows = 12;
+  static constexpr int64_t kLanes = 16, kCodes = 4, kRows = 12, kTall = 8, kWide = 16;
   using Code = int8_t;
-  using Units = __m512i;
   using Sums = __m512i;
 
   // The instruction takes codes of the right operand unsigned: 8 bits as code + 128, 4 as code + 8.
@@ -22,48 +21,51 @@ struct Vnni {
   template <int kBits>
   static constexpr int kOrder[8] = {0, kBits == 8 ? 1 : 2, kBits == 8 ? 2 : 4, kBits == 8 ? 3 : 6, 1, 3, 5, 7};
 
-  // Four rounds of exchanging blocks of 1, 2, 4 and 8 lanes between pairs of rows.
-  QPASS_TARGET static void transpose(const uint8_t* const* rows, Units* to) {
-    Units a[16], b[16];
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i]);
-    for (int i = 0; i < 16; i += 2) {
+  // Three rounds of exchanging blocks of 1, 2 and 4 lanes between pairs of rows.
+  template <int kBits>
+  QPASS_TARGET static void pack(const uint8_t* const* rows, char* to, int64_t step) {
+    constexpr int64_t kSteps = kBits == 4 ? 2 : 1;
+    __m512i a[8], b[8];
+    QPASS_UNROLL for (int i = 0; i < 8; ++i) a[i] = _mm512_loadu_si512(rows[i]);
+    QPASS_UNROLL for (int i = 0; i < 8; i += 2) {
       b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
       b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
     }
-    for (int i = 0; i < 16; i += 4) {
+    QPASS_UNROLL for (int i = 0; i < 8; i += 4) {
       a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
       a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
       a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
       a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
     }
-    for (int i = 0; i < 4; ++i) quarters(a + i, to + i);
-  }
-
-  // Lane i of quarter q of each of four vectors goes to quarter i of vector q.
-  QPASS_TARGET static void quarters(const Units* a, Units* to) {
-    const Units even_low = _mm512_shuffle_i32x4(a[0], a[4], 0x88);
-    const Units odd_low = _mm512_shuffle_i32x4(a[0], a[4], 0xdd);
-    const Units even_high = _mm512_shuffle_i32x4(a[8], a[12], 0x88);
-    const Units odd_high = _mm512_shuffle_i32x4(a[8], a[12], 0xdd);
-    to[0] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
-    to[4] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-    to[8] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-    to[12] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
-  }
-
-  template <int kBits>
-  QPASS_TARGET static void expand(Units units, Code* to, int64_t stride) {
-    if constexpr (kBits == 8) {
-      store(_mm512_xor_si512(units, _mm512_set1_epi8(-128)), to);
-    } else {
-      const Units low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(8);
-      store(_mm512_xor_si512(_mm512_and_si512(units, low), flip), to);
-      units = _mm512_srli_epi16(units, 4);
-      store(_mm512_xor_si512(_mm512_and_si512(units, low), flip), to + stride);
+    const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+    const __m512i high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    QPASS_UNROLL for (int64_t i = 0; i < 4; ++i, to += kSteps * step) {
+      put<kBits>(_mm512_permutex2var_epi64(a[i], low, a[i + 4]), to, 4 * kSteps * step, step);
+      put<kBits>(_mm512_permutex2var_epi64(a[i], high, a[i + 4]), to + 8 * kSteps * step,
+                 4 * kSteps * step, step);
     }
   }
 
-  QPASS_TARGET static void store(Units units, void* to) { _mm512_storeu_si512(to, units); }
+  // Writes the units of 8 rows, and those of the same rows `next` bytes further on.
+  template <int kBits>
+  QPASS_TARGET static void put(__m512i units, char* to, int64_t next, int64_t step) {
+    const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(static_cast<char>(kOffset<kBits>));
+    if constexpr (kBits == 32) {
+      put_halves(units, to, next);
+    } else if constexpr (kBits == 8) {
+      put_halves(_mm512_xor_si512(units, flip), to, next);
+    } else {
+      const __m512i odd = _mm512_srli_epi16(units, 4);
+      put_halves(_mm512_xor_si512(_mm512_and_si512(units, low), flip), to, next);
+      put_halves(_mm512_xor_si512(_mm512_and_si512(odd, low), flip), to + step, next);
+    }
+  }
+
+  QPASS_TARGET static void put_halves(__m512i units, char* to, int64_t next) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(units));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + next), _mm512_extracti64x4_epi64(units, 1));
+  }
+
   QPASS_TARGET static Sums fill(int32_t value) { return _mm512_set1_epi32(value); }
   QPASS_TARGET static Sums load(const int32_t* from) { return _mm512_loadu_si512(from); }
   QPASS_TARGET static void save(Sums sums, int32_t* to) { _mm512_storeu_si512(to, sums); }
