@@ -300,42 +300,6 @@ def test_demo_without_its_extra_says_how_to_get_it(monkeypatch):
     )
 
 
-PRODUCTS = [
-    {"layer": layer, "m": 1, "k": 8, "n": 16, "variant": variant, "kernel": "cpu", "ms": 1.234,
-     "ms_range": [1, 2], "ratio": 2.5}
-    for layer in ("up", "down")
-    for variant in ("float32", "int8")
-]  # fmt: skip
-
-
-def timed(cases=(), rounds=0, variants=(), tick=None):
-    """Stands in for the timing of products; the bar moves as it does there."""
-    for _ in range(2):
-        tick()
-    return PRODUCTS
-
-
-def test_bench_draws_a_table(monkeypatch):
-    from qpass_bench import products
-
-    monkeypatch.setattr(products, "run", timed)
-    result = qpass("bench")
-    assert result.exit_code == 0
-    assert result.stdout.count("1.23 ms") == 4
-    assert "1 × 8 × 16" in result.stdout
-    assert "2.50×" in result.stdout
-
-
-def test_bench_prints_and_writes_json(monkeypatch, tmp_path):
-    from qpass_bench import products
-
-    monkeypatch.setattr(products, "run", timed)
-    file = tmp_path / "bench.json"
-    result = qpass("bench", "--json", "--out", str(file))
-    assert json.loads(result.stdout) == PRODUCTS
-    assert json.loads(file.read_text()) == PRODUCTS
-
-
 def test_bench_transform_draws_writes_and_plots(monkeypatch, tmp_path):
     from qpass_bench import transform
 
@@ -355,10 +319,13 @@ def test_bench_transform_draws_writes_and_plots(monkeypatch, tmp_path):
     assert "<svg" in file.read_text()
 
 
-def test_bench_refuses_a_plot_of_products(tmp_path):
-    result = qpass("bench", "--plot", str(tmp_path / "plot.svg"))
+@pytest.mark.parametrize(
+    ("words", "option"), [(("products", "--plot"), "--plot"), (("transform", "--html"), "--html")]
+)
+def test_bench_refuses_options_of_other_suites(words, option, tmp_path):
+    result = qpass("bench", *words, str(tmp_path / "plot.svg"))
     assert result.exit_code == 2
-    assert "products has no plot" in result.stderr
+    assert f"has no use for {option}" in result.stderr
 
 
 def test_the_command_as_a_process(tmp_path):

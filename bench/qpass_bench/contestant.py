@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 
 import qpass
 from qpass_bench.schemes import Variant
+from qpass_kernels import KERNELS, Kernel
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,17 @@ class Contestant:
         return self.variant.name
 
 
-def enter(variant: Variant, forward: Callable, params: Any, *example: Any) -> Contestant:
+def enter(
+    variant: Variant,
+    forward: Callable,
+    params: Any,
+    *example: Any,
+    kernels: Sequence[Kernel] = KERNELS,
+) -> Contestant:
     """Rewrite ``forward(params, *example)`` by the variant's rules; store the weights quantized."""
     if not variant.rules:
         return Contestant(variant, forward, params)
-    rewritten = qpass.transform(forward, variant.rules)
+    rewritten = qpass.transform(forward, variant.rules, kernels=kernels)
     plan = rewritten.plan(params, *example)
     stored = jax.block_until_ready(rewritten.quantize(params, *example))
     return Contestant(variant, rewritten, stored, plan)

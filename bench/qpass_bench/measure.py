@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -78,18 +79,29 @@ def interleaved(
         raise ValueError(
             f"Timing needs contestants and rounds; got {len(contestants)} and {rounds}."
         )
-    names = list(contestants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
-        jax.block_until_ready(contestants[name]())
+    for call in contestants.values():
+        jax.block_until_ready(call())
         tick()
-    for turn in range(rounds):
-        first = turn % len(names)
+    turns = {name: partial(_once, call, clock) for name, call in contestants.items()}
+    seconds = take_turns(turns, rounds, tick)
+    return {name: Timing(own, seconds[next(iter(turns))]) for name, own in seconds.items()}
+
+
+def take_turns(
+    turns: Mapping[str, Callable[[], float]], rounds: int, tick: Callable[[], None] = lambda: None
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of every round by name, where each turn runs a contestant and says how long it took.
+
+    A round gives each one turn; who is first in it changes from round to round.
+    """
+    names = list(turns)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
         for name in names[first:] + names[:first]:
-            seconds[name].append(_once(contestants[name], clock))
+            seconds[name].append(turns[name]())
             tick()
-    baseline = tuple(seconds[names[0]])
-    return {name: Timing(tuple(seconds[name]), baseline) for name in names}
+    return {name: tuple(own) for name, own in seconds.items()}
 
 
 def _once(call: Callable[[], Any], clock: Callable[[], float]) -> float:

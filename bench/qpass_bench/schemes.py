@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import qpass
 from qpass import Rule
@@ -10,11 +11,22 @@ from qpass import Rule
 
 @dataclass(frozen=True)
 class Variant:
-    """A name for tables, one line of explanation, and the rules; no rules means float."""
+    """A name for tables, one line of explanation, and the rules; no rules means float.
+
+    Attributes:
+        dtype: of the parameters and inputs that it is given.
+        turned: weights lie ``[out, in]`` instead of ``[in, out]``.
+        native: whether kernels may be compiled code of this machine.
+        units: what multiplies: "float32", "bfloat16" or "int8".
+    """
 
     name: str
     about: str
     rules: tuple[Rule, ...] = ()
+    dtype: str = "float32"
+    turned: bool = False
+    native: bool = True
+    units: str = "float32"
 
 
 FLOAT = Variant("float32", "the model as it is")
@@ -30,6 +42,7 @@ W8A8 = Variant(
         Rule(path="**/down/**", weight="int8", act=qpass.int8.grouped(96)),
         Rule(path="**", weight="int8", act=qpass.int8.grouped(64)),
     ),
+    units="int8",
 )
 
 W4A16 = Variant(
@@ -47,6 +60,7 @@ ENCODER_W8A8 = Variant(
     "int8 W8A8",
     "every weight int8 per output channel, activations int8 per token in groups of 64",
     (Rule(path="**", weight="int8", act=qpass.int8.grouped(64)),),
+    units="int8",
 )
 
 ENCODER_W4A16 = Variant(
@@ -55,18 +69,53 @@ ENCODER_W4A16 = Variant(
     (Rule(path="**", weight=qpass.int4.grouped(64)),),
 )
 
-PRODUCT_W8A8 = Variant(
-    "int8 W8A8",
-    "the weight int8 per output channel, the activations int8 per row",
-    (Rule(path="**", weight="int8", act="int8"),),
+FLOATS = (
+    FLOAT,
+    Variant("float32 [out, in]", "weights lie the other way round", turned=True),
+    Variant("bfloat16", "parameters and inputs in bfloat16", dtype="bfloat16", units="bfloat16"),
+    Variant(
+        "bfloat16 [out, in]",
+        "bfloat16, weights lie the other way round",
+        dtype="bfloat16",
+        turned=True,
+        units="bfloat16",
+    ),
 )
+"""What every figure is held against, in both layouts: which is faster depends on the shape."""
 
-PRODUCT_W4A16 = Variant(
-    "int4 W4A16 g32",
-    "the weight int4 in groups of 32; activations float",
-    (Rule(path="**", weight=qpass.int4.grouped(32)),),
+
+def _everywhere(name: str, about: str, units: str = "float32", **scheme: Any) -> Variant:
+    return Variant(name, about, (Rule(path="**", **scheme),), units=units)
+
+
+PRODUCT_W8A8 = _everywhere(
+    "int8 W8A8",
+    "weights int8 per output channel, activations int8 per row",
+    "int8",
+    weight="int8",
+    act="int8",
+)
+PRODUCT_W8 = _everywhere("int8 W8", "weights int8 per output channel", weight="int8")
+PRODUCT_W4 = _everywhere(
+    "int4 W4 g32", "weights int4 in groups of 32", weight=qpass.int4.grouped(32)
+)
+PRODUCT_GROUPED = _everywhere(
+    "int8 W8A8 g128",
+    "weights and activations int8 in groups of 128",
+    "int8",
+    weight=qpass.int8.grouped(128),
+    act=qpass.int8.grouped(128),
 )
 
 DECODER_VARIANTS = (FLOAT, W8A8, W4A16)
 ENCODER_VARIANTS = (FLOAT, ENCODER_W8A8, ENCODER_W4A16)
-PRODUCT_VARIANTS = (FLOAT, PRODUCT_W8A8, PRODUCT_W4A16)
+PRODUCT_VARIANTS = (PRODUCT_W8A8, PRODUCT_GROUPED, PRODUCT_W8, PRODUCT_W4)
+DECODER_BLOCK_VARIANTS = (W8A8, PRODUCT_W8, PRODUCT_W4)
+DECODER_MODEL_VARIANTS = (W8A8, PRODUCT_W8, W4A16)
+ENCODER_MODEL_VARIANTS = (ENCODER_W8A8, PRODUCT_W8, ENCODER_W4A16)
+"""Schemes of the benchmark; what they are held against is `FLOATS`."""
+
+
+def without_native(variant: Variant) -> Variant:
+    """The same scheme through nothing but what XLA compiles."""
+    return replace(variant, name=f"{variant.name} (XLA)", native=False)

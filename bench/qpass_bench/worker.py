@@ -17,9 +17,12 @@ Then it answers::
     {"quit": true}                     ->  it ends
 
 ``load`` makes the weights, quantizes, and runs once to warm up. ``bytes`` is what its weights take,
-``seconds`` what all this took. Every variant may hold a case at the same time; ``unload`` drops
-them all. ``run`` makes so many calls of the case and gives the wall-clock seconds of each.
-To whatever it cannot do it answers ``{"error": "why"}``, goes on, and the report says so.
+``seconds`` what all this took. It may also say ``"units"``, what multiplies: "int8" (the default),
+"float32" or "bfloat16"; and ``"error"``, how far its result is from one in float64, of the first
+row of a product or the first logits of a model: |result - exact| / |exact|. Every variant may hold
+a case at the same time; ``unload`` drops them all. ``run`` makes so many calls of the case and
+gives the wall-clock seconds of each. To whatever it cannot do it answers ``{"error": "why"}``, goes
+on, and the report says so.
 
 CASE is what ``qpass_bench.cases`` describes, as a JSON object, told apart by ``kind``:
 
@@ -29,10 +32,10 @@ CASE is what ``qpass_bench.cases`` describes, as a JSON object, told apart by ``
     ``rng.standard_normal((k, n), "float32")``, and ``x`` is drawn after it in the same way; with
     several experts both have that many in front.
 ``decode``, ``prefill``
-    ``{"kind", "name", "model", "file", "batch", "context", "tokens"}``: a language model whose
-    weights are in ``file`` (GGUF). A call of ``prefill`` reads ``tokens`` tokens into an empty
-    cache; one of ``decode`` starts with ``context`` tokens in the cache, which do not count, and
-    says ``tokens`` more, one after the other, the likeliest each. Both for ``batch`` sequences.
+    ``{"kind", "name", "model", "file", "batch", "context", "length", "steps"}``: a language model
+    whose weights are in ``file`` (GGUF). A call of ``prefill`` reads ``length`` tokens into an
+    empty cache; one of ``decode`` starts with ``context`` tokens in the cache, which do not count,
+    and says ``steps`` more, one after the other, the likeliest each. Both for ``batch`` sequences.
 """
 
 from __future__ import annotations

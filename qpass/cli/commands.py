@@ -1,18 +1,15 @@
 """The commands, each a few calls: read the arguments, do it, show it."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qpass.cli import show, terminal
+from qpass.cli import terminal
+from qpass.cli.bench import bench
 from qpass.cli.target import load_rules, load_target
-from qpass.errors import QPassError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from qpass.plan import Plan
 
 app = typer.Typer(
@@ -108,55 +105,7 @@ def demo(
             print(terminal.to_json(result))
 
 
-class Suite(StrEnum):
-    """What `qpass bench` measures."""
-
-    products = "products"
-    transform = "transform"
-
-
-@app.command()
-def bench(
-    suite: Annotated[
-        Suite, typer.Argument(help="products: speed against float32. transform: cost of rewriting.")
-    ] = Suite.products,
-    json: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="transform only: draw it to this .svg, .png or .pdf.")
-    ] = None,
-    traceback: Traceback = False,
-) -> None:
-    """Time quantized products of real models, or what it costs to transform a program."""
-    with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
-        if plot and suite is not Suite.transform:
-            raise QPassError(f"--plot draws `qpass bench transform`; {suite} has no plot.")
-        report, table = _bench_products() if suite is Suite.products else _bench_transform(plot)
-        terminal.write(out, lambda: terminal.to_json(report))
-        if json:
-            print(terminal.to_json(report))
-        else:
-            terminal.results().print(table)
-
-
-def _bench_products() -> "tuple[Any, Table]":
-    from qpass_bench import products
-
-    with show.progress_bar("timing", len(products.CASES), terminal.progress()) as tick:
-        rows = products.run(tick=tick)
-    return rows, show.products_table(rows)
-
-
-def _bench_transform(plot: Path | None) -> "tuple[Any, Table]":
-    from qpass_bench import transform
-
-    total = len(transform.PROGRAMS) * len(transform.SIZES)
-    with show.progress_bar("transforming", total, terminal.progress()) as tick:
-        rows = transform.run(tick=tick)
-    if plot:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        transform.plot(rows, plot)
-    return transform.report(rows), show.transform_table(rows)
+app.command()(bench)
 
 
 def _show_version(asked: bool) -> None:

@@ -24,32 +24,6 @@ def progress_bar(name: str, total: int, console: Console) -> Iterator[Callable[[
         yield lambda: bar.advance(task)
 
 
-def products_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Timings of products, as `qpass_bench.products.run` returns them; a line below each layer."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Layer")
-    table.add_column("M × K × N")
-    table.add_column("Variant", style="green")
-    table.add_column("Kernel")
-    for name in ("Time", "Speed"):
-        table.add_column(name, justify="right")
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        table.add_row(
-            *_product(row), end_section=following is None or _shape(row) != _shape(following)
-        )
-    return table
-
-
-def _shape(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["layer"], row["m"], row["k"], row["n"]
-
-
-def _product(row: Mapping[str, Any]) -> tuple[str, ...]:
-    layer, m, k, n = _shape(row)
-    timing = f"{row['ms']:.3g} ms", f"{row['ratio']:.2f}×"
-    return layer, f"{m} × {k} × {n}", row["variant"], row["kernel"], *timing
-
-
 def transform_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Seconds of transforming, as `qpass_bench.transform.run` returns them."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

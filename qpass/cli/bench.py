@@ -1,0 +1,153 @@
+"""The command `qpass bench`."""
+
+import json as reading
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qpass.cli import show, terminal
+from qpass.errors import QPassError
+
+if TYPE_CHECKING:
+    from qpass_bench.session import Asked
+
+REGRESSED = 1
+PEERS = Path(".venv-peers/peers.json")
+
+
+class Suite(StrEnum):
+    """What `qpass bench` measures."""
+
+    products = "products"
+    blocks = "blocks"
+    models = "models"
+    all = "all"
+    sweep = "sweep"
+    transform = "transform"
+
+
+SUITES = (
+    "products, blocks, models, or all of these: speed beside float and peers. "
+    "sweep: random shapes. transform: cost of rewriting."
+)
+Words = Annotated[
+    str, typer.Option("--filter", metavar="WORDS", help="Only cases with all these words.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds; not to quote.")]
+Rounds = Annotated[int, typer.Option(help="Interleaved rounds.", min=1)]
+Longest = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Skip cases whose float32 call takes longer.")
+]
+Shapes = Annotated[int, typer.Option(help="sweep: how many.", min=1)]
+Seed = Annotated[int, typer.Option(help="sweep: which.")]
+Peers = Annotated[
+    Path, typer.Option(help="Peers in environments of their own; `make bench-peers` writes it.")
+]
+Results = Annotated[Path | None, typer.Option(help="Show this JSON again instead of measuring.")]
+Compare = Annotated[
+    Path | None,
+    typer.Option(metavar="OLD.json", help="Test rows against this run; status 1 if any is slower."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Out = Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")]
+Html = Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")]
+Quality = Annotated[Path | None, typer.Option(help="For the page: report.json of `qpass demo`.")]
+Plot = Annotated[Path | None, typer.Option(help="transform: draw it to this .svg, .png or .pdf.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
+
+
+def bench(
+    suite: Annotated[Suite, typer.Argument(help=SUITES)] = Suite.products,
+    words: Words = "",
+    quick: Quick = False,
+    rounds: Rounds = 20,
+    longest: Longest = 1.0,
+    shapes: Shapes = 200,
+    seed: Seed = 0,
+    peers: Peers = PEERS,
+    results: Results = None,
+    compare: Compare = None,
+    json: Json = False,
+    out: Out = None,
+    html: Html = None,
+    quality: Quality = None,
+    plot: Plot = None,
+    traceback: Traceback = False,
+) -> None:
+    """Time quantized products, blocks and models beside float, or what rewriting costs."""
+    with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
+        foreign = {"--html": html, "--compare": compare, "--results": results}
+        _refuse(suite, foreign if suite is Suite.transform else {"--plot": plot})
+        if suite is Suite.transform:
+            report, drawn = _transform(plot)
+        else:
+            from qpass_bench.session import Asked
+
+            asked = Asked(suite, words, quick, rounds, longest, shapes, seed, peers)
+            report, drawn = _cases(asked, results)
+        terminal.write(out, lambda: terminal.to_json(report))
+        terminal.write(html, lambda: _page(report, quality))
+        print(terminal.to_json(report)) if json else terminal.results().print(drawn)
+        regressed = bool(compare) and _regressed(_read(compare), report, json)
+    if regressed:
+        raise typer.Exit(REGRESSED)
+
+
+def _refuse(suite: Suite, foreign: Mapping[str, Any]) -> None:
+    """Refuse options that the suite would ignore.
+
+    Raises:
+        QPassError: there is one.
+    """
+    given = [name for name, value in foreign.items() if value is not None]
+    if given:
+        raise QPassError(f"`qpass bench {suite}` has no use for {', '.join(given)}.")
+
+
+def _cases(asked: "Asked", results: Path | None) -> tuple[Any, Any]:
+    from qpass_bench import bench_table, session
+
+    if results:
+        report = _read(results)
+    else:
+        cases = session.cases(asked)
+        with show.progress_bar("timing", len(cases), terminal.progress()) as tick:
+            report = session.run(asked, cases, tick)
+    return report, bench_table.shown(report)
+
+
+def _transform(plot: Path | None) -> tuple[Any, Any]:
+    from qpass_bench import transform
+
+    total = len(transform.PROGRAMS) * len(transform.SIZES)
+    with show.progress_bar("transforming", total, terminal.progress()) as tick:
+        rows = transform.run(tick=tick)
+    if plot:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        transform.plot(rows, plot)
+    return transform.report(rows), show.transform_table(rows)
+
+
+def _page(report: Any, quality: Path | None) -> str:
+    from qpass_bench import bench_page
+
+    return bench_page.to_html(report, _read(quality) if quality else None)
+
+
+def _regressed(old: Any, new: Any, quiet: bool) -> bool:
+    """Print what changed; whether anything of qpass became slower."""
+    from qpass_bench import bench_table, regressions
+
+    found = regressions.compare(old, new)
+    terminal.results(quiet).print(bench_table.comparison(found))
+    return bool(found.called("regression"))
+
+
+def _read(file: Path) -> Any:
+    try:
+        return reading.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QPassError(f"Cannot read {file}: {error}.") from error

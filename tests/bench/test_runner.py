@@ -1,0 +1,145 @@
+"""Running cases: rows against the best float, reasons for all that is missing, turns of peers."""
+
+import json
+
+import pytest
+
+from qpass.errors import QPassError
+from qpass_bench import guests, runner, session
+from qpass_bench.cases import LLAMA_70B, Product, Transformer
+from qpass_bench.contenders import Contender, variants
+from qpass_bench.roofline import Roofline, sampler
+from qpass_bench.runner import Missing, Result, Settings, rows
+from qpass_bench.schemes import FLOATS, PRODUCT_VARIANTS
+from qpass_bench.session import Asked
+from tests.bench.test_worker import PEER, script
+
+CASE = Product("tiny", "product", 2, 16, 8)
+ROOF = Roofline({1000: 100.0}, {"float32": 1e3, "bfloat16": 1e3, "int8": 1e3}, 1.0)
+
+
+def contender(name, kind="qpass", units="float32", seconds=1.0):
+    return Contender(name, kind, lambda n: [seconds] * n, 100, units, "kernel", 0.5)
+
+
+def test_the_best_float_is_the_measure():
+    slow, fast = contender("float32", "float"), contender("float32 [out, in]", "float")
+    own, half = contender("int8", units="int8"), contender("bfloat16", "float", "bfloat16")
+    seconds = {slow: (9.0, 1.0, 9.0), fast: (2.0, 3.0, 4.0), own: (1.0, 3.0, 1.0)}
+    found = {r["variant"]: r for r in rows(Result(CASE, {**seconds, half: (2.0,) * 3}), ROOF)}
+    assert {row["best_float32"] for row in found.values()} == {fast.name}
+    assert found["int8"]["ratios"] == [2.0, 1.0, 4.0]
+    assert found["int8"]["ratio"] == 2.0
+    assert found["int8"]["ratio_bfloat16"] == 2.0
+    assert found["int8"]["ms"] == 1000
+    assert found["int8"]["of_roofline"] == pytest.approx(100 / 100 / 1.0)
+    assert found["float32 [out, in]"]["ratio"] == 1
+
+
+def test_without_a_float_there_is_no_ratio():
+    (row,) = rows(Result(CASE, {contender("int8"): (1.0,)}), ROOF)
+    assert "ratio" not in row
+
+
+def test_a_turn_is_the_middle_of_several_calls():
+    seconds = iter([0.004, 5.0, 1.0, 3.0])
+    asked = []
+
+    def call(calls):
+        asked.append(calls)
+        return [next(seconds) for _ in range(calls)]
+
+    turn = Contender("a", "qpass", call, 0, "int8", "", 0.0).turn()
+    with pytest.raises(StopIteration):
+        turn(), turn()
+    assert asked == [1, 2, 2]
+
+
+def test_what_a_machine_cannot_hold_or_nobody_waits_for_is_skipped():
+    large = Product("Llama-3-70B", "up", 1, 8192, 28672)
+    assert "needs about 7.0 GB of memory; 1.0 GB are free" in runner.too_large(large, int(1e9))
+    assert runner.too_large(large, int(8e9)) == ""
+    assert "at least 9.4 s a call in float32" in runner.too_long(large, 1.0, fast(1e8))
+    assert runner.too_long(large, 10.0, fast(1e8)) == ""
+
+
+def fast(bandwidth):
+    return Roofline({1000: bandwidth}, dict.fromkeys(("float32", "int8"), 1e15), 1.0)
+
+
+def test_a_run_of_a_case():
+    """Every variant has a row with a small error, or a reason; the report is JSON."""
+
+    def guest(case, drawn):
+        yield Missing("absent", "has no time")
+        yield contender("present", "Peer", seconds=1e-3)
+
+    ticks = []
+    probes = sampler(sizes=(2**16, 2**18), square=16)
+    report = runner.run([CASE], Settings(rounds=2), [guest], lambda: ticks.append(1), probes)
+    report = json.loads(json.dumps(report))
+    names = [row["variant"] for row in report["rows"]]
+    assert set(names) >= {v.name for v in (*FLOATS, *PRODUCT_VARIANTS)} | {"present"}
+    assert [(m["variant"], m["why"]) for m in report["missing"]] == [("absent", "has no time")]
+    assert len(ticks) == 1
+    for row in report["rows"]:
+        assert 0 < row["ms_range"][0] <= row["ms"] <= row["ms_range"][1]
+        assert len(row["ratios"]) == 2
+        if row["kind"] != "Peer":
+            assert row["error"] < 0.2
+    assert {"cpu", "flags", "native", "qpass", "jax"} <= set(report["machine"])
+
+
+def test_schemes_without_compiled_kernels_are_tried_where_there_are_some():
+    names = [variant.name for variant in variants(CASE, kernels=())]
+    assert not [name for name in names if "(XLA)" in name]
+
+
+def test_a_case_that_fails_is_skipped_with_the_reason(monkeypatch):
+    def fail(case):
+        raise QPassError("no network")
+
+    monkeypatch.setattr(runner, "draw", fail)
+    report = runner.run([CASE], Settings(rounds=1), probes=sampler((2**16,), 16))
+    assert report["rows"] == []
+    assert report["skipped"][0]["why"] == "QPassError: no network"
+
+
+def test_a_peer_takes_products_in_its_own_process():
+    with guests.Guests() as invited:
+        invited._start(script(PEER))
+        (peer,) = invited.taking_part
+        assert invited.about["echo"].startswith("1, ")
+        (entered,) = peer(CASE, None)
+        assert (entered.name, entered.kind, entered.bytes) == ("echo int8", "echo", 16)
+        assert entered.turn()() == pytest.approx(0.016)
+        (missing,) = peer(Product("a", "b", 1, 101, 1), None)
+        assert "too large" in missing.why
+        (missing,) = peer(Transformer(LLAMA_70B, "decode", 1), None)
+        assert missing == Missing("echo", "is run on products, decoding and prefill only")
+
+
+def test_a_peer_that_does_not_start_is_in_the_report():
+    with guests.Guests() as invited:
+        invited._start(script("raise SystemExit('broken')"))
+    assert "broken" in invited.about["echo"]
+    assert invited.taking_part == []
+
+
+def test_qwix_takes_dense_layers():
+    pytest.importorskip("qwix", reason="a peer that is not installed")
+    drawn = runner.draw(CASE)
+    found = list(guests.qwix(CASE, drawn))
+    assert [c.name for c in found] == list(guests.QWIX)
+    assert all(c.error < 0.05 and c.bytes == 16 * 8 + 4 * 8 for c in found)
+    (missing, _) = guests.qwix(Product("a", "b", 1, 8, 8, experts=2), None)
+    assert "single dense layers" in missing.why
+
+
+def test_what_was_asked_for():
+    assert len(session.cases(Asked("sweep", shapes=7))) == 7
+    every = session.cases(Asked("all"))
+    assert {case.suite for case in every} == {"products", "blocks", "models"}
+    assert Asked(quick=True).settings.rounds == session.QUICK_ROUNDS
+    with pytest.raises(QPassError, match="No case of products has all the words 'gpt'"):
+        session.cases(Asked(words="gpt"))
