@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from qpass.numerics import Packed, QTensor, decoding
-from qpass.numerics.layout import stored
 from qpass.ops.axes_of_product import Layout
 from qpass.ops.matmul import layer_at
 from qpass.ops.sharded import explicit_sharding
@@ -59,14 +58,15 @@ def tensor(value: Any) -> Any:
 def layers(value: Any) -> Callable[[jax.Array], Layer] | None:
     """What gives the layers of a stacked weight by index; None where a scan has to slice it.
 
-    Only stored weights can stay as they are: gradients of a float weight lie by layer.
+    Only stored weights can stay as they are (gradients of a float weight lie by layer), and only
+    where a kernel can read them so.
     """
     if isinstance(value, Layer):
         return _layers_of_layer(value)
-    if not isinstance(value, QTensor) or value.latent is not None:
+    if not isinstance(value, QTensor) or value.latent is not None or not _is_plain(value):
         return None
-    sharded = explicit_sharding(jax.typeof(stored(value.codes))) is not None
-    if sharded or not isinstance(value.shape[0], int) or value.shape[0] == 0:
+    n, is_sharded = value.shape[0], explicit_sharding(jax.typeof(value.codes)) is not None
+    if is_sharded or not isinstance(n, int) or n == 0:
         return None
     stack = value.stacked(1)
     return lambda index: Layer(index, stack)
@@ -78,7 +78,7 @@ def whole_stack(w: Any, layout: Layout, rhs: Any, rhs_scale: Any) -> tuple[Any, 
     None where ``w`` is no layer, or where its codes and scales do not lie in its stack just as they
     do in ``rhs`` and ``rhs_scale``, which were made for this product of the layer cut out.
     """
-    if not isinstance(w, Layer) or not _is_plain(w.stack):
+    if not isinstance(w, Layer):
         return None
     q, axes = w.stack, (*layout.w_batch, *layout.w_free, *layout.w_contract)
     in_order = (0, *(axis + 1 for axis in axes)) == q.physical_order
@@ -100,7 +100,7 @@ def _layers_of_layer(outer: Layer) -> Callable[[jax.Array], Layer] | None:
     """A stack inside of a stack, both as one; None where the inner layers lie apart."""
     arrays = jax.tree.leaves(outer.stack)
     sizes = outer.stack.shape[:2]
-    lie_together = outer.stack.physical_order[:2] == (0, 1)
+    lie_together = outer.stack.physical_order[:2] == (0, 1) and sizes[1] != 0
     if not lie_together or any(a.shape[:2] != sizes for a in arrays):
         return None
     flat = jax.tree.map(lambda a: jnp.reshape(a, (-1, *a.shape[2:])), outer.stack)

@@ -64,6 +64,8 @@ MODELS = {
     "transposed": (over(lambda x, w: (jnp.tanh(x @ w.T), None)), STACK),
     "mapped": (over(lambda x, w: (jax.vmap(lambda x: jnp.tanh(x @ w))(x), None)), STACK),
     "cast": (over(cast), STACK),
+    "experts": (over(lambda x, w: (jnp.einsum("ek,ekn->en", x, w), None)), (3, 4, 8, 8)),
+    "weight left": (over(lambda x, w: (jnp.einsum("kn,bk->bn", w, x), None)), STACK),
     "shards": (in_shards, STACK),
 }
 
