@@ -51,6 +51,27 @@ def test_axes_of_the_operand_are_found_in_the_leaf(fn, leaf, wanted, axis):
     np.testing.assert_array_equal(jax.jit(q)({"w": w}, X), jax.jit(q)({"w": leaf}, X))
 
 
+INNERMOST = {
+    "as it is": (lambda p, x: x @ p["w"], (8, 6), "g4", (2, 6)),
+    "transposed": (lambda p, x: x @ p["w"].T, (6, 8), "g4", (6, 2)),
+    "merged": (lambda p, x: x @ p["w"].reshape(8, 6), (2, 4, 6), "g8", (2, 1, 6)),
+    "merged blocks": (lambda p, x: x @ p["w"].reshape(8, 6), (8, 3, 2), "b4x4", (2, 3, 1)),
+    "in the order of the stored parameter": (
+        lambda p, x: jnp.einsum("mhk,khd->md", x.reshape(2, 2, 4), p["w"]),
+        *((4, 2, 6), "g4", (4, 1, 6)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fn", "shape", "cut", "wanted"), INNERMOST.values(), ids=INNERMOST)
+def test_groups_and_blocks_lie_along_the_innermost_axes_of_the_leaf(fn, shape, cut, wanted):
+    """They end with the axis, where the product sees a longer one."""
+    leaf = normal(RNG, shape)
+    q, w = stored(fn, leaf, f"int4 {cut}")
+    assert scales(w) == wanted
+    np.testing.assert_array_equal(jax.jit(q)({"w": w}, X), jax.jit(q)({"w": leaf}, X))
+
+
 def test_a_contracted_axis_that_is_named():
     _, w = stored(scanned, STACK, "int8 axis0")
     assert scales(w) == (3, 8, 1)
