@@ -7,6 +7,7 @@ sequence of a batch, prefill is a whole prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product as cross
@@ -252,8 +253,7 @@ QUICK = (
 """Names that a quick run keeps."""
 
 
-def chosen(suite: Sequence[Case], filter: str = "", quick: bool = False) -> tuple[Case, ...]:
-    """The cases whose name contains every word of the filter; of these the quick ones."""
-    words = filter.lower().split()
-    kept = [c for c in suite if all(word in c.name.lower() for word in words)]
-    return tuple(c for c in kept if not quick or c.name in QUICK)
+def chosen(suite: Sequence[Case], pattern: str = "", quick: bool = False) -> tuple[Case, ...]:
+    """The cases in whose name the regular expression occurs; of these the quick ones."""
+    kept = [case for case in suite if re.search(pattern, case.name, re.IGNORECASE)]
+    return tuple(case for case in kept if not quick or case.name in QUICK)

@@ -22,7 +22,7 @@ class Asked:
     """What to run, as `qpass bench` takes it."""
 
     suite: str = "products"
-    words: str = ""
+    pattern: str = ""
     quick: bool = False
     rounds: int = 20
     longest: float = 1.0
@@ -51,10 +51,10 @@ def cases(asked: Asked) -> tuple[Case, ...]:
     }
     names = [name for name in suites if name != "sweep"] if asked.suite == "all" else [asked.suite]
     found = [case for name in names for case in suites[name]()]
-    kept = every.chosen(found, asked.words, asked.quick and asked.suite != "sweep")
+    kept = every.chosen(found, asked.pattern, asked.quick and asked.suite != "sweep")
     if not kept:
         known = ", ".join(dict.fromkeys(case.name.split()[0] for case in found))
-        raise QPassError(f"No case of {asked.suite} has all the words {asked.words!r}: {known}.")
+        raise QPassError(f"No case of {asked.suite} fits {asked.pattern!r}: {known}.")
     return kept
 
 

@@ -33,8 +33,8 @@ SUITES = (
     "products, blocks, models, or all of these: speed beside float and peers. "
     "sweep: random shapes. transform: cost of rewriting."
 )
-Words = Annotated[
-    str, typer.Option("--filter", metavar="WORDS", help="Only cases with all these words.")
+Pattern = Annotated[
+    str, typer.Option("--filter", metavar="REGEX", help="Only cases in whose name this occurs.")
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds; not to quote.")]
 Rounds = Annotated[int, typer.Option(help="Interleaved rounds.", min=1)]
@@ -61,7 +61,7 @@ Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an erro
 
 def bench(
     suite: Annotated[Suite, typer.Argument(help=SUITES)] = Suite.products,
-    words: Words = "",
+    pattern: Pattern = "",
     quick: Quick = False,
     rounds: Rounds = 20,
     longest: Longest = 1.0,
@@ -86,7 +86,7 @@ def bench(
         else:
             from qpass_bench.session import Asked
 
-            asked = Asked(suite, words, quick, rounds, longest, shapes, seed, peers)
+            asked = Asked(suite, pattern, quick, rounds, longest, shapes, seed, peers)
             report, drawn = _cases(asked, results)
         terminal.write(out, lambda: terminal.to_json(report))
         terminal.write(html, lambda: _page(report, quality))

@@ -141,5 +141,5 @@ def test_what_was_asked_for():
     every = session.cases(Asked("all"))
     assert {case.suite for case in every} == {"products", "blocks", "models"}
     assert Asked(quick=True).settings.rounds == session.QUICK_ROUNDS
-    with pytest.raises(QPassError, match="No case of products has all the words 'gpt'"):
-        session.cases(Asked(words="gpt"))
+    with pytest.raises(QPassError, match="No case of products fits 'gpt': plain, SmolLM2"):
+        session.cases(Asked(pattern="gpt"))
