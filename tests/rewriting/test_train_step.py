@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 import qpass
+from qpass.numerics import as_quantizer, quantize
 from tests.jaxprs import count, equations
 from tests.rewriting.oracle import INT8, close, compiled, plain, quantized, random
 
@@ -86,6 +88,23 @@ def test_a_rule_that_names_the_backward_products_quantizes_them():
     wanted = {"w": jnp.zeros_like(P["w"]).at[0].set(quantized(h.T, g)), "v": quantized(X.T, dh)}
     close(compiled(q)(P, X), wanted)
     assert {d.site.role for d in q.plan(P, X).decisions if d.action} == {"dlhs", "drhs"}
+
+
+def test_weight_activation_and_gradient_have_granularities_of_their_own():
+    def slope(p, x):
+        return jax.grad(lambda x: jnp.sin(plain(x, p["v"])).sum())(x)
+
+    def back(x, text, axis):
+        return np.float64(quantize(jnp.asarray(x), as_quantizer(text), (axis,)).dequantize())
+
+    rules = [
+        qpass.Rule(role="dlhs", weight="int8 tensor", grad="int8 g4"),
+        qpass.Rule(weight="int8 g2", act="int8 axis0"),
+    ]
+    got = compiled(qpass.transform(slope, rules))(P, X)
+    y = back(X, "int8 axis0", 1) @ back(P["v"], "int8 g2", 0)
+    g = back(np.float32(np.cos(y)), "int8 g4", 1)
+    np.testing.assert_allclose(got, g @ back(P["v"], "int8 tensor", 1).T, rtol=0, atol=1e-5)
 
 
 def test_the_backward_rule_of_a_stored_weight_quantizes_it_afresh():
