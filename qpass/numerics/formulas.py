@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qpass.numerics import half_bytes
 from qpass.numerics.blocks import expand
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
 from qpass.numerics.rounding import round_codes
-from qpass.numerics.tables import decode_table, encode_table
+from qpass.numerics.stored_codes import stored
+from qpass.numerics.tables import decode_table, encode_fp4, encode_table
 
 type Parameters = tuple[jax.Array, jax.Array | None]
 
@@ -64,6 +64,7 @@ def encode(
     blocks: tuple[int, ...],
     quantizer: Quantizer,
     key: jax.Array | None = None,
+    order: tuple[int, ...] = (),
 ) -> jax.Array:
     """The codes of x: `clip(rint(f32(x) * (1 / scale)) + zero, least, greatest)`, ties to even.
 
@@ -81,17 +82,37 @@ def encode(
         blocks: one block size for each axis.
         quantizer: type, symmetry, rounding and dialect.
         key: for stochastic rounding.
+        order: the axes of x in the order in which codes are to have them; as they are by default.
 
     Returns:
-        array of the shape of x and the dtype of the type.
+        array of the dtype of the type, transposed to that order.
 
     Raises:
         QuantizeError: stochastic rounding without a key.
     """
-    qtype = quantizer.qtype
     y = places(x, scale, zero, blocks, quantizer, key)
-    y = jnp.clip(y, *quantizer.spoken.limits(qtype, quantizer.symmetric))
-    return encode_table(y, qtype) if qtype.kind == "table" else half_bytes.cast(y, qtype.dtype)
+    y = jnp.clip(y, *quantizer.spoken.limits(quantizer.qtype, quantizer.symmetric))
+    return stored(bits_of_values(y, quantizer.qtype), quantizer.qtype.dtype, order or range(y.ndim))
+
+
+def bits_of_values(y: jax.Array, qtype: QType) -> jax.Array:
+    """The bits of the codes that stand for values: one code in each byte.
+
+    Args:
+        y: float32 array of what codes of the type stand for by themselves; numbers that a cast or a
+            look-up still has to round of other types than integers.
+        qtype: the type of the codes.
+
+    Returns:
+        uint8 array of the shape of y.
+    """
+    if qtype.kind == "table":
+        return encode_table(y, qtype)
+    if qtype.dtype == jnp.float4_e2m1fn:
+        return encode_fp4(y)
+    small = {jnp.dtype(jnp.int4): jnp.int8, jnp.dtype(jnp.uint4): jnp.uint8}
+    codes = y.astype(small.get(qtype.dtype, qtype.dtype))
+    return lax.bitcast_convert_type(codes, jnp.uint8)
 
 
 def places(

@@ -11,9 +11,8 @@ import numpy as np
 from jax import lax
 
 from qpass.errors import QuantizeError
-from qpass.numerics import half_bytes
 from qpass.numerics.axes import count_blocks, trim_order
-from qpass.numerics.blocks import cut_axes, reduce_blocks
+from qpass.numerics.blocks import cut_axes, finite_or_zero, reduce_blocks
 from qpass.numerics.formulas import as_f32, decode, encode, parameters, rounded
 from qpass.numerics.granularity import block_sizes
 from qpass.numerics.packing import pack as pack_bits
@@ -82,9 +81,8 @@ def quantize(
     else:
         lo, hi = (_of_every_block(bound, x.shape, blocks) for bound in bounds)
     found = find_scales(lo, hi, quantizer, x.dtype, tuple(axis % x.ndim for axis in separate))
-    codes = encode(x, found.value, found.zero, blocks, quantizer, key)
     order = _packed_order(x.ndim, contract, separate) if pack else tuple(range(x.ndim))
-    codes = half_bytes.transpose(codes, order)
+    codes = encode(x, found.value, found.zero, blocks, quantizer, key, order)
     qtype = quantizer.qtype
     return QTensor(
         codes=pack_bits(codes, qtype.packed) if pack and qtype.packed and x.ndim else codes,
@@ -114,10 +112,8 @@ def find_range(
         importance: broadcasts to x.
     """
     values = as_f32(x)
-    finite = jnp.isfinite(values)
-    values = jnp.where(finite, values, 0)
-    counts = reduce_blocks(finite.astype(jnp.float32), blocks, jnp.sum)
-    trial = partial(_round_trip, values, blocks, quantizer, x.dtype)
+    counts = reduce_blocks(jnp.isfinite(values).astype(jnp.float32), blocks, jnp.sum)
+    trial = partial(_round_trip, finite_or_zero(values), blocks, quantizer, x.dtype)
     to_scale = partial(rounded, dtype=quantizer.spoken.precision(x.dtype))
     return quantizer.range.bounds(Sample(values, counts, blocks, importance, trial, to_scale))
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qpass.numerics.blocks import extremes, reduce_blocks
+from qpass.numerics.blocks import extremes, finite_or_zero, reduce_blocks
 
 type Bounds = tuple[jax.Array, jax.Array]
 
@@ -21,7 +21,7 @@ class Sample:
     """What a range looks at.
 
     Attributes:
-        values: float32, the array to be quantized, non-finite elements replaced by 0.
+        x: float32, the array to be quantized.
         finite: float32 of the shape of the scales, how many finite elements each block has.
         blocks: one block size for each axis.
         importance: float32 that broadcasts to `values`, how much an error in each element counts,
@@ -31,16 +31,21 @@ class Sample:
         rounded: rounds float32 to what the dialect computes scales in.
     """
 
-    values: jax.Array
+    x: jax.Array
     finite: jax.Array
     blocks: tuple[int, ...]
     importance: jax.Array | None
     trial: Callable[[jax.Array, jax.Array], jax.Array]
     rounded: Callable[[jax.Array], jax.Array] = lambda y: y
 
+    @property
+    def values(self) -> jax.Array:
+        """The elements of x, and 0 for those that are not finite."""
+        return finite_or_zero(self.x)
+
     def extremes(self) -> Bounds:
         """The least and the greatest finite value of each block and 0."""
-        return extremes(self.values, self.blocks)
+        return extremes(self.x, self.blocks)
 
     def times(self, y: jax.Array, factor: float) -> jax.Array:
         """`y * factor`, both factor and product as the dialect rounds them."""

@@ -64,7 +64,7 @@ def test_six_bit_floats_are_those_of_ml_dtypes(qtype, dtype):
 @pytest.mark.parametrize("qtype", TYPES, ids=str)
 def test_nan_goes_to_zero(qtype):
     codes = encode_table(jnp.array([jnp.nan, 0.0]), qtype)
-    assert codes.dtype == qtype.dtype
+    assert codes.dtype == jnp.uint8
     np.testing.assert_array_equal(decode_table(codes, qtype), [0, 0])
 
 
