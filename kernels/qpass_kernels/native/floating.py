@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass_kernels import reference
-from qpass_kernels.cpu_codes import FP8, as_bytes
+from qpass_kernels.cpu_codes import FP8
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype, first_reason
 from qpass_kernels.native import library
 
@@ -71,25 +71,26 @@ def run_stacked(
     """
     del lhs_scale
     lhs = reference.sealed(lhs).astype(jnp.float32)
-    data, how = _bytes(product, stack)
+    codes, how = _codes(product, stack)
     shape = jax.ShapeDtypeStruct((product.batch, product.m, product.n), jnp.float32)
     group = np.int64(product.group if product.grouped else product.k)
     call = jax.ffi.ffi_call("QpassFloating", shape)
-    total = call(lhs, data, stack_scale, index, group=group, isa=isa, **how)
+    total = call(lhs, codes, stack_scale, index, group=group, isa=isa, **how)
     return reference.sealed(total.astype(dtype(product.out)))
 
 
-def _bytes(product: Product, stack: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the codes as bytes `[S, B, N, ...]`, and how these are read."""
+def _codes(product: Product, stack: Any) -> tuple[Any, dict[str, Any]]:
+    """Return codes that fill whole bytes, and how these are read.
+
+    A custom call gets an array as it lies in memory, two int4 to a byte. Seen as bytes beforehand,
+    XLA would write a copy of it: one row by int4 `[4096, 4096]` 0.9 -> 2.2 ms, e4m3 1.8 -> 12 ms.
+    """
     form = FP8.get(product.rhs)
     if product.rhs == "int4" and product.k % 2:  # rows that do not end with a byte
         stack = stack.astype(jnp.int8)
     kind = "minifloats" if form else "nibbles" if stack.dtype == jnp.int4 else "int8"
-    batches = stack.shape[0] * stack.shape[1]
-    data = as_bytes(jnp.reshape(stack, (batches, *stack.shape[2:])))
-    data = jnp.reshape(data, (*stack.shape[:3], data.shape[2]))
     minifloat = _minifloat(product.rhs) if form else np.zeros(4, np.int32)
-    return data, {"codes": kind, "table": INT4, "minifloat": minifloat}
+    return stack, {"codes": kind, "table": INT4, "minifloat": minifloat}
 
 
 def _minifloat(name: str) -> np.ndarray:
