@@ -11,7 +11,7 @@ bits, times a power of two, so that its codes are rounded and read by a cast to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -148,8 +148,22 @@ def _select(indices: jax.Array, values: np.ndarray, bit: int) -> jax.Array:
 
 
 def _rank(y: jax.Array, edges: tuple[np.float32, ...]) -> jax.Array:
-    """How many of the numbers each element exceeds."""
-    return sum(((y > edge).astype(jnp.int32) for edge in edges), jnp.int32(0)).astype(jnp.uint8)
+    """How many of the rising numbers each element exceeds, bit by bit from the highest one."""
+    places = len(edges).bit_length()
+    edges = (*edges, *[np.float32(np.inf)] * (2**places - 1 - len(edges)))
+    above: list[jax.Array] = []
+    for place in reversed(range(places)):
+        above.append(y > _chosen(above, edges[2**place - 1 :: 2 ** (place + 1)]))
+    return reduce(lambda rank, bit: 2 * rank + bit, above, jnp.int32(0)).astype(jnp.uint8)
+
+
+def _chosen(above: list[jax.Array], edges: tuple[np.float32, ...]) -> jax.Array:
+    """The edge that splits what is left when those bits of the rank are known."""
+    if not above:
+        return jnp.asarray(edges[0])
+    half = len(edges) // 2
+    upper, lower = (_chosen(above[1:], part) for part in (edges[half:], edges[:half]))
+    return jnp.where(above[0], upper, lower)
 
 
 @cache
