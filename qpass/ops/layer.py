@@ -83,7 +83,8 @@ def whole_stack(w: Any, layout: Layout, rhs: Any, rhs_scale: Any) -> tuple[Any, 
     q, axes = w.stack, (*layout.w_batch, *layout.w_free, *layout.w_contract)
     in_order = (0, *(axis + 1 for axis in axes)) == q.physical_order
     as_many = (q.codes.size, q.scale.size) == tuple(q.shape[0] * x.size for x in (rhs, rhs_scale))
-    if not in_order or not as_many:
+    whole_bytes = rhs.dtype != jnp.int4 or rhs.shape[2] % 2 == 0
+    if not (in_order and as_many and whole_bytes):
         return None
     stacks = zip((q.codes, q.scale), (rhs, rhs_scale), strict=True)
     codes, scale = (jnp.reshape(stack, (q.shape[0], *layer.shape)) for stack, layer in stacks)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 import qpass
 from qpass_kernels import REFERENCE, Kernel
 from qpass_kernels.cpu import CPU
+from qpass_kernels.native import why_not
+from qpass_kernels.native.floating import NATIVE_FLOAT
 from tests.helpers import text
 from tests.rewriting.oracle import INT8, random
 
@@ -122,12 +125,23 @@ def test_gradients_keep_one_stack_only():
     assert set(re.findall(r"i8\[[\d,]+\]", gradient)) <= {"i8[3,8,8]", "i8[1,3,8,8]", "i8[3,1,8,8]"}
 
 
-def test_stacks_whose_groups_need_padding_are_sliced():
-    q = qpass.transform(over(layer), qpass.Rule(path="**", weight=qpass.int8.grouped(5)))
-    w = random(*STACK, seed=1)
-    stored = q.quantize(w, X)
-    assert "a layer of" not in text(q, (stored, X))
-    np.testing.assert_array_equal(jax.jit(q)(stored, X), jax.jit(q)(w, X))
+CUT_OUT = {
+    "groups that do not divide K": (qpass.int8.grouped(5), STACK),
+    "one scale for all": (qpass.int8.per_tensor(), STACK),
+    "codes that are decoded": (qpass.nf4, STACK),
+    "rows that do not end with a byte": (qpass.int4, (3, 7, 7)),
+}
+
+
+@pytest.mark.parametrize("name", CUT_OUT)
+def test_layers_that_no_kernel_can_read_in_place(name):
+    weight, shape = CUT_OUT[name]
+    q = qpass.transform(over(layer), qpass.Rule(path="**", weight=weight))
+    w = random(*shape, seed=1)
+    x = X[:, : shape[1]]
+    stored = q.quantize(w, x)
+    assert "a layer of" not in text(q, (stored, x))
+    np.testing.assert_array_equal(jax.jit(q)(stored, x), jax.jit(q)(w, x))
 
 
 def weights_written(kernel: Kernel, weight) -> list[str]:
@@ -145,6 +159,12 @@ def weights_written(kernel: Kernel, weight) -> list[str]:
 
 
 @pytest.mark.parametrize("weight", [qpass.int8, qpass.int4.grouped(32)], ids=str)
-def test_compiled_programs_write_no_layer_of_a_weight(weight):
-    assert not weights_written(CPU, weight)
-    assert weights_written(REFERENCE, weight)
+@pytest.mark.parametrize("kernel", [NATIVE_FLOAT, CPU], ids=lambda kernel: kernel.name)
+def test_compiled_programs_write_no_layer_of_a_weight(kernel, weight):
+    if kernel.local and why_not():
+        pytest.skip(f"{kernel.name}: {why_not()}")
+    assert not weights_written(kernel, weight)
+
+
+def test_a_kernel_that_takes_no_stacks_gets_a_copy():
+    assert weights_written(replace(CPU, run_stacked=None), qpass.int8)
