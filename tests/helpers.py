@@ -5,9 +5,25 @@ from textwrap import dedent
 from typing import Any
 
 import jax
+import pytest
 
 import qpass
 from qpass.graph.text import to_text
+from qpass_kernels.native import build
+
+
+def _has_compiler() -> bool:
+    try:
+        build.compiler()
+    except build.BuildError:
+        return False
+    return True
+
+
+with_compiled_kernels = pytest.mark.skipif(
+    not _has_compiler(), reason="no C++ compiler here, so no compiled kernels"
+)
+"""Of tests that need the compiled kernels. Where a compiler is, they must be there."""
 
 
 def text(fn: Callable, args: tuple) -> str:

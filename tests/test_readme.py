@@ -6,9 +6,12 @@ import json
 import re
 from pathlib import Path
 
+from tests.helpers import with_compiled_kernels
+
 README = Path(__file__).parents[1] / "README.md"
 
 
+@with_compiled_kernels
 def test_example_prints_what_is_shown():
     text = README.read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]

@@ -7,7 +7,14 @@ from qpass_kernels.kernel import Product as Product
 from qpass_kernels.kernel import Selection as Selection
 from qpass_kernels.kernel import portable as portable
 from qpass_kernels.kernel import select as select
+from qpass_kernels.native import NATIVE_KERNELS as NATIVE_KERNELS
 from qpass_kernels.reference import REFERENCE as REFERENCE
 from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS
 
-KERNELS: tuple[Kernel, ...] = (*HOPPER_KERNELS, *TPU_KERNELS, CPU, REFERENCE)
+KERNELS: tuple[Kernel, ...] = (
+    *HOPPER_KERNELS,
+    *TPU_KERNELS,
+    *NATIVE_KERNELS,
+    CPU,
+    REFERENCE,
+)

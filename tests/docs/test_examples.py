@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import with_compiled_kernels
+
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 OUTPUT = re.compile(r"<!-- output: (\S+), ([\w ]+) -->\n+```text\n(.*?)\n```", re.DOTALL)
@@ -33,6 +35,7 @@ def test_a_page_shows_the_example(path):
     assert shown.get(path.name) == path.read_text(encoding="utf-8")
 
 
+@with_compiled_kernels
 def test_pages_show_what_examples_print():
     shown = [
         (page.name, *match)

@@ -4,23 +4,11 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from qpass_kernels.native import build, library
+from tests.helpers import with_compiled_kernels
 
 HASH = build.source_hash()
 INSTALLED = build.ffi_version(build.include_dir())
-
-
-def has_compiler():
-    try:
-        build.compiler()
-    except build.BuildError:
-        return False
-    return True
-
-
-compiled = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler on this machine")
 
 
 def put(folder, version, digest=HASH):
@@ -29,7 +17,7 @@ def put(folder, version, digest=HASH):
     return file
 
 
-@compiled
+@with_compiled_kernels
 def test_it_is_there_where_there_is_a_compiler():
     assert library.why_not() is None
 
@@ -65,8 +53,13 @@ def test_what_the_loader_says_is_the_reason(tmp_path):
 
 
 def test_importing_the_kernels_loads_nothing():
-    code = "import sys, qpass_kernels; print([m for m in sys.modules if 'native.library' in m])"
-    assert run(code) == "[]"
+    code = "from qpass_kernels.native import why_not; print(why_not.cache_info().currsize)"
+    assert run(code) == "0"
+
+
+def test_the_command_runs_as_a_module():
+    code = "import qpass_kernels, sys; print('qpass_kernels.native.build' in sys.modules)"
+    assert run(code) == "False", "python -m would warn that it is imported twice"
 
 
 def run(code, **env):

@@ -6,5 +6,8 @@ taken.
 """
 
 from qpass_kernels.kernel import Kernel
+from qpass_kernels.native.floating import NATIVE_FLOAT
+from qpass_kernels.native.integer import NATIVE_INT
+from qpass_kernels.native.library import why_not as why_not
 
-NATIVE_KERNELS: tuple[Kernel, ...] = ()
+NATIVE_KERNELS: tuple[Kernel, ...] = (NATIVE_INT, NATIVE_FLOAT)

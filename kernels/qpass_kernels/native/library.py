@@ -12,13 +12,12 @@ from pathlib import Path
 
 import jax
 
-from qpass_kernels.native import build
-
+HERE = Path(__file__).parent
 TARGETS = ("QpassInteger", "QpassFloating")
 
 
 @cache
-def why_not(folder: Path = build.HERE) -> str | None:
+def why_not(folder: Path = HERE) -> str | None:
     """Load the library of `folder` and register its kernels; return why that is not possible."""
     library = find(folder)
     return library if isinstance(library, str) else _register(library)
@@ -29,6 +28,9 @@ def find(folder: Path) -> Path | str:
 
     XLA calls what was compiled with older headers than its own, and nothing newer.
     """
+    # Not above: a module that its package has imported cannot be run with `python -m`.
+    from qpass_kernels.native import build
+
     libraries = list(folder.glob("libqpass_cpu-*.so"))
     if not libraries:
         return f"not compiled (needs a C++ compiler): {build.COMMAND}"
