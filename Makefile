@@ -4,10 +4,13 @@
 VENV := .venv
 OLDEST := .venv-oldest
 MODELS := .venv-models
+PEERS := .venv-peers
 WORKERS ?= 2
 ARGS ?=
 
 NETWORKS := tests/models/requirements.txt
+FRAMEWORKS := bench/peers/requirements.txt
+LLAMA := bench/peers/requirements-llama.txt
 OLDEST_JAX := jax==0.11.2 jaxlib==0.11.2
 # A version of JAX changes what programs are traced to, the interface and Pallas. Numerics and
 # the kernel for CPU are array operations that both versions have; of these run the tests of the
@@ -19,6 +22,7 @@ OLDEST_TESTS = $(wildcard tests/rewriting tests/graph tests/ops tests/passes tes
 # and Debian's python3 comes without ensurepip, so without venv.
 STARTS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))
 NEWEST_FIRST = python3.13 python3.12 python3 $(shell ls -dr $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python 2>/dev/null)
+PEERS_FIRST = python3.11 $(sort $(wildcard $(HOME)/.pyenv/versions/3.11*/bin/python)) $(NEWEST_FIRST)
 OLDEST_FIRST = python3.12 $(sort $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)) $(NEWEST_FIRST)
 PIP := -m pip --quiet --disable-pip-version-check
 
@@ -44,13 +48,16 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo fuzz test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
+.PHONY: help demo bench-peers fuzz test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/demo.stamp ## Quantize a real language model and show what happened (minutes; report in reports/)
 	$(VENV)/bin/qpass demo $(ARGS)
+
+bench-peers: $(VENV)/test.stamp $(PEERS)/peers.stamp ## Time qpass beside ONNX Runtime, torchao and llama.cpp (ARGS="models --quick")
+	$(VENV)/bin/qpass bench $(or $(ARGS),products --quick) --peers bench/peers/peers.json
 
 # Tests run on the sources as they are: compile what changed since the installation. Where that
 # fails a test says so; without a compiler the tests of compiled kernels are skipped.
@@ -97,7 +104,7 @@ format: $(VENV)/lint.stamp ## Format the code and repair what ruff can
 	$(VENV)/bin/ruff format
 
 clean: ## Remove environments, caches and build outputs
-	rm -rf $(VENV) $(OLDEST) $(MODELS) .cache .hypothesis .pytest_cache .ruff_cache .import_linter_cache build dist kernels/qpass_kernels/native/*.so
+	rm -rf $(VENV) $(OLDEST) $(MODELS) $(PEERS) .cache .hypothesis .pytest_cache .ruff_cache .import_linter_cache build dist kernels/qpass_kernels/native/*.so
 
 # A changed pyproject.toml means a new environment: what it no longer asks for must not linger.
 $(VENV)/venv.stamp: pyproject.toml
@@ -126,5 +133,17 @@ $(OLDEST)/test.stamp: $(OLDEST)/venv.stamp
 $(MODELS)/test.stamp: $(MODELS)/venv.stamp
 	$(call install,$(MODELS),-e ".[test]" --constraint $(NETWORKS))
 	$(call install,$(MODELS),--no-deps --requirement $(NETWORKS))
+
+# PyTorch is built for new Pythons last. The peers are plain scripts, which older ones run as well.
+$(PEERS)/venv.stamp: STARTS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+$(PEERS)/venv.stamp: $(FRAMEWORKS) $(LLAMA)
+	$(call new_venv,$(PEERS),$(PEERS_FIRST))
+
+# What has to be compiled may fail; the others then run without it, and the report says so.
+$(PEERS)/peers.stamp: $(PEERS)/venv.stamp
+	@echo "$(PEERS): building llama.cpp (minutes)"
+	@$(PEERS)/bin/python $(PIP) install --requirement $(LLAMA) >$(PEERS)/llama.log 2>&1 \
+	|| echo "llama.cpp is left out, as it could not be built; $(PEERS)/llama.log ends: $$(tail -n 3 $(PEERS)/llama.log)"
+	$(call install,$(PEERS),--requirement $(FRAMEWORKS))
 
 comma := ,
