@@ -45,7 +45,9 @@ RANGES = (
     "rms,2.5",
     "absmean,3",
     "percentile,99",
+    "fixed,3",
     "mse",
+    "wmse",
     "snr",
     "pow2",
 )
@@ -77,6 +79,11 @@ def with_outliers(seed: int = 0) -> np.ndarray:
     """Normal values of which one in a thousand is fifty times as large."""
     chosen = np.random.default_rng(seed + 1).random(SHAPE) < 1e-3
     return np.where(chosen, 50, 1).astype(np.float32) * normal(seed)
+
+
+def importance(columns: int, seed: int = 2) -> np.ndarray:
+    """How much an error in each column counts to `wmse`: as if inputs differed much in size."""
+    return np.exp(2 * np.random.default_rng(seed).standard_normal(columns)).astype(np.float32)
 
 
 def weights(cache: Path | None = None, layer: int = LAYER) -> list[np.ndarray]:
@@ -166,13 +173,14 @@ def errors(quantizer: Quantizer, data: Arrays) -> dict[str, float]:
 def bits(quantizer: Quantizer, shape: tuple[int, ...]) -> float:
     """Bits that a stored element takes, scales counted."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    stored = partial(quantize, quantizer=quantizer, contract=(1,), pack=True)
+    known = importance(shape[1])
+    stored = partial(quantize, quantizer=quantizer, contract=(1,), pack=True, importance=known)
     q = jax.eval_shape(stored, x)
     return 8 * q.nbytes / q.size
 
 
 def _round_trip(x: jax.Array, quantizer: Quantizer) -> jax.Array:
-    return quantize(x, quantizer, (1,)).dequantize()
+    return quantize(x, quantizer, (1,), importance=importance(x.shape[1])).dequantize()
 
 
 def _cells(qtype: QType, data: Arrays) -> Iterator[tuple[str, dict[str, float]]]:

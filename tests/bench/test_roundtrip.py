@@ -9,6 +9,7 @@ import pytest
 
 import qpass
 from qpass.numerics import as_quantizer
+from qpass.numerics.range_text import WORDS
 from qpass_bench import numerics_page, roundtrip
 from qpass_bench.roundtrip import Grid, errors, normal, relative_error, with_outliers
 
@@ -64,6 +65,12 @@ def test_every_type_has_a_cell_for_each_granularity_and_kind_of_data(report):
         for cell in row["cells"].values():
             assert cell["bits"] >= 4
             assert 0 < cell["normal"] == cell["outliers"] == cell["weights"] < 0.3
+
+
+def test_every_range_has_a_row():
+    shown = [row["range"].partition(",")[0] for row in _result("roundtrip")["ranges"]]
+    assert set(shown) == set(WORDS)
+    assert [row["range"] for row in _result("roundtrip")["ranges"]] == list(roundtrip.RANGES)
 
 
 def _result(name):
