@@ -49,6 +49,22 @@ class Layer:
         stack = self.stack.astype(dtype)
         return None if stack is None else Layer(self.index, stack)
 
+    def squeeze(self, dims: Sequence[int]) -> Layer:
+        """Drop axes of size 1."""
+        return Layer(self.index, self.stack.squeeze([axis + 1 for axis in dims]))
+
+    def slice(
+        self, start: Sequence[int], limit: Sequence[int], strides: Sequence[int] | None = None
+    ) -> Layer | QTensor | None:
+        """A static slice; where it is one index of the first axis, a layer of all those."""
+        _, _, *rest = self.stack.shape
+        ones, inner = (1,) * len(start), _layers_of_layer(self)
+        one_of_first = (start[0], *[0] * len(rest)), (start[0] + 1, *rest), ones
+        if inner is None or (tuple(start), tuple(limit), tuple(strides or ones)) != one_of_first:
+            return self.cut_out().slice(start, limit, strides)
+        one = inner(jnp.int32(start[0]))
+        return Layer(one.index, jax.tree.map(partial(jnp.expand_dims, axis=1), one.stack))
+
 
 def tensor(value: Any) -> Any:
     """A layer cut out; any other value as it is."""

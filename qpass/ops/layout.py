@@ -47,7 +47,7 @@ def _reshape(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     return operands[0].reshape(eqn.params["new_sizes"])
 
 
-def _squeeze(eqn: JaxprEqn, operands: Operands) -> QTensor:
+def _squeeze(eqn: JaxprEqn, operands: Operands) -> QTensor | Layer:
     return operands[0].squeeze(eqn.params["dimensions"])
 
 
@@ -55,7 +55,7 @@ def _broadcast(eqn: JaxprEqn, operands: Operands) -> QTensor:
     return operands[0].broadcast_in_dim(eqn.params["shape"], eqn.params["broadcast_dimensions"])
 
 
-def _slice(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
+def _slice(eqn: JaxprEqn, operands: Operands) -> QTensor | Layer | None:
     p = eqn.params
     return operands[0].slice(p["start_indices"], p["limit_indices"], p["strides"])
 
@@ -180,7 +180,10 @@ LAYOUT: Mapping[str, Callable[[JaxprEqn, Operands], Any]] = MappingProxyType(
 )
 OF_ALL_OPERANDS = frozenset({"optimization_barrier", "select_n"})
 # What leaves codes where they lie; for the others a layer is cut out of its stack.
-OF_LAYERS = frozenset({"convert_element_type", "pcast", "pvary", "reduced_vary_cast", "transpose"})
+OF_LAYERS = frozenset(
+    {"convert_element_type", "slice", "squeeze", "transpose"}
+    | {"pcast", "pvary", "reduced_vary_cast"}
+)
 
 
 def partition_specs(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor | None:

@@ -68,6 +68,7 @@ MODELS = {
     "mapped": (over(lambda x, w: (jax.vmap(lambda x: jnp.tanh(x @ w))(x), None)), STACK),
     "cast": (over(cast), STACK),
     "experts": (over(lambda x, w: (jnp.einsum("ek,ekn->en", x, w), None)), (3, 4, 8, 8)),
+    "one of two": (over(lambda x, w: (jnp.tanh(x @ w[1]) * (x @ w[0]), None)), (3, 2, 8, 8)),
     "weight left": (over(lambda x, w: (jnp.einsum("kn,bk->bn", w, x), None)), STACK),
     "shards": (in_shards, STACK),
 }
