@@ -96,7 +96,8 @@ def about(report: Report) -> str:
     return (
         f"{m['cpu']} ({', '.join(m['flags']) or 'no known flags'}), {m['cores']} cores, "
         f"jax {m['jax']}, qpass {m['qpass']}, native kernels: {m['native']}; {report['date']}; "
-        f"{report['rounds']} interleaved rounds, medians" + (f". Peers: {peers}" if peers else "")
+        f"medians of {report['rounds']} interleaved rounds in {report['sittings']} sittings"
+        f"{f'. Peers: {peers}' if peers else ''}"
     )
 
 

@@ -35,14 +35,13 @@ TURN = 0.01
 MOST_CALLS = 15
 
 
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """Something that computes a case.
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a contender without running it.
 
     Attributes:
         name: unique in the case.
         kind: "float", "qpass" or the name of the peer.
-        call: makes so many calls and gives the seconds of each.
         bytes: what its weights take.
         units: the dtype that multiplies.
         kernel: what computes its products.
@@ -53,13 +52,20 @@ class Contender:
 
     name: str
     kind: str
-    call: Callable[[int], Sequence[float]]
     bytes: int
     units: str
     kernel: str
     compile_s: float
     error: float | None = None
     planned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that computes a case; `call` makes so many calls and gives the seconds of each."""
+
+    entry: Entry
+    call: Callable[[int], Sequence[float]]
 
     def turn(self) -> Callable[[], float]:
         """What takes a turn, after a call that warms up and says how many make one."""
@@ -105,10 +111,9 @@ def contender(case: Case, variant: Variant, drawn: Any) -> Contender:
     run = jax.jit(made.program(own.forward)).lower(*args).compile()
     seconds = time.perf_counter() - start
     rows = [] if own.plan is None else [row for row in own.plan.rows if row.quantized]
-    return Contender(
+    entry = Entry(
         name=variant.name,
         kind="qpass" if variant.rules else "float",
-        call=Calls(run, args),
         bytes=buffer_bytes(own.params),
         units=variant.units,
         kernel=", ".join(dict.fromkeys(row.kernel for row in rows)) or "XLA",
@@ -116,6 +121,7 @@ def contender(case: Case, variant: Variant, drawn: Any) -> Contender:
         error=products.error(run(*args), drawn) if isinstance(case, Product) else None,
         planned=tuple(dict.fromkeys(note for row in rows for note in row.notes)),
     )
+    return Contender(entry, Calls(run, args))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from qpass.errors import QPassError
-from qpass_bench import fetch, products
+from qpass_bench import fetch, gguf_files, products
 from qpass_bench.cases import Case, Product, Transformer
-from qpass_bench.contenders import Calls, Contender
+from qpass_bench.contenders import Calls, Contender, Entry
 from qpass_bench.contestant import buffer_bytes
 from qpass_bench.machine import threads
 from qpass_bench.runner import Guest, Missing, one_line
@@ -68,8 +68,9 @@ def _qwix(name: str, scheme: dict[str, str], case: Case, drawn: Any) -> Contende
     run = jax.jit(model.apply).lower(params, x).compile()
     seconds = time.perf_counter() - start
     units = "int8" if "act_qtype" in scheme else "float32"
-    calls, error = Calls(run, (params, x)), products.error(run(params, x), drawn)
-    return Contender(name, "Qwix", calls, buffer_bytes(params), units, "XLA", seconds, error)
+    error = products.error(run(params, x), drawn)
+    entry = Entry(name, "Qwix", buffer_bytes(params), units, "XLA", seconds, error)
+    return Contender(entry, Calls(run, (params, x)))
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,16 @@ class Abroad:
 
     def _contender(self, name: str, variant: str, asked: dict[str, Any]) -> Contender:
         loaded = self.worker.load(asked, variant)
-        return Contender(
+        entry = Entry(
             name=name,
             kind=self.worker.peer.name,
-            call=partial(self.worker.run, variant=variant),
             bytes=loaded["bytes"],
             units=loaded.get("units", "int8"),
             kernel=self.worker.peer.name,
             compile_s=loaded["seconds"],
             error=loaded.get("error"),
         )
+        return Contender(entry, partial(self.worker.run, variant=variant))
 
 
 def spelled(case: Case, cache: Path | None = None) -> dict[str, Any] | None:
@@ -117,10 +118,16 @@ def spelled(case: Case, cache: Path | None = None) -> dict[str, Any] | None:
         return {
             **common,
             "model": case.sizes.name,
-            "file": str(fetch.fetch(fetch.SMOLLM2, cache)),
+            "file": str(_files(cache)),
             **{name: getattr(case, name) for name in ("batch", "context", "length", "steps")},
         }
     return None
+
+
+def _files(cache: Path | None) -> Path:
+    """The demo's model as peers read it: with its channels permuted, as in all other rows."""
+    published = fetch.fetch(fetch.SMOLLM2, cache)
+    return gguf_files.write_all(published, published.parent / "permuted")
 
 
 @dataclass

@@ -1,21 +1,27 @@
 """Two runs of the benchmark: which figures changed, beyond what chance explains.
 
-A figure is the speed of a scheme over the best float32 of the same round. The ratios of all rounds
-of one run are held against those of the other by a rank test, and the p-values of all rows are
-corrected for their number. No change is called by its size alone, and none for its size alone.
+A figure is the speed of a scheme over the best float32 of the same round. The rounds of a sitting
+share much that another run will not share with them, so that their spread alone would make a change
+of every run. A sitting therefore counts once, with the median of its rounds; the logarithms of the
+sittings then are held against those now by Welch's test, and the p-values of all rows are corrected
+for their number. No change is called for its size alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import batched
 from typing import Any
 
 from qpass.errors import QPassError
 from qpass_bench.machine import comparable, differences
-from qpass_bench.significance import adjusted, rank_test, shift
+from qpass_bench.significance import adjusted, welch
 
+ENOUGH = 4
+"""Sittings that can tell a change from chance."""
 LEVEL = 0.05
 """The share of called changes that chance may have made."""
 
@@ -33,7 +39,7 @@ class Change:
 
     Attributes:
         key: which row.
-        old: its speed over float32 then; the median of the rounds.
+        old: its speed over float32 then; the mean of the sittings, of logarithms.
         new: the same now.
         factor: how many times as fast it became.
         p: the p-value, corrected for the number of rows.
@@ -83,19 +89,32 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Comparison:
     keys = [key for key in after if key in before]
     if not keys:
         raise IncomparableError("The two runs have no row in common: run the same suite and cases.")
-    raw = [rank_test(before[key]["ratios"], after[key]["ratios"]) for key in keys]
+    pairs = [(sittings(old, before[key]), sittings(new, after[key])) for key in keys]
+    p_values = adjusted([welch(*pair) for pair in pairs])
     changes = tuple(
-        _change(key, before[key], after[key], p) for key, p in zip(keys, adjusted(raw), strict=True)
+        _change(key, before[key], after[key], pair, p)
+        for key, pair, p in zip(keys, pairs, p_values, strict=True)
     )
-    warnings += _power(keys, before, after)
     gone = tuple(key for key in before if key not in after)
     return Comparison(changes, gone, tuple(k for k in after if k not in before), tuple(warnings))
 
 
-def _change(key: Key, old: Mapping[str, Any], new: Mapping[str, Any], p: float) -> Change:
-    factor = shift(old["ratios"], new["ratios"])
+def sittings(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
+    """The logarithm of a row's speed over float32 in each sitting."""
+    rounds = batched(row["ratios"], len(row["ratios"]) // report["sittings"])
+    return [math.log(statistics.median(ratios)) for ratios in rounds]
+
+
+def _change(
+    key: Key,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    logs: tuple[list[float], list[float]],
+    p: float,
+) -> Change:
+    then, now = map(statistics.fmean, logs)
     bases = old["best_float32"], new["best_float32"]
-    return Change(key, old["ratio"], new["ratio"], factor, p, *bases)
+    return Change(key, math.exp(then), math.exp(now), math.exp(now - then), p, *bases)
 
 
 def _own(report: Mapping[str, Any]) -> dict[Key, Mapping[str, Any]]:
@@ -110,13 +129,6 @@ def _warnings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = list(differences(old["machine"], new["machine"]))
     if not comparable(old["machine"], new["machine"]):
         raise IncomparableError(f"The runs are of different machines: {'; '.join(found)}.")
-    return [f"{line}: a change may come from there" for line in found]
-
-
-def _power(keys: Sequence[Key], before: Mapping, after: Mapping) -> list[str]:
-    """A warning where the rounds are too few for any row to be called on its own."""
-    rounds = min(len(side[key]["ratios"]) for side in (before, after) for key in keys)
-    least = 2 / math.comb(2 * rounds, rounds) * len(keys)
-    if least <= LEVEL:
-        return []
-    return [f"{rounds} rounds are too few to call one change among {len(keys)} rows: --rounds 20"]
+    fewest = min(old["sittings"], new["sittings"])
+    few = [f"{fewest} sittings tell little of how runs differ: --sittings 5"]
+    return [f"{line}: a change may come from there" for line in found] + few * (fewest < ENOUGH)

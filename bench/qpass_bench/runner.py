@@ -10,10 +10,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from qpass_bench.cases import Case, describe
-from qpass_bench.contenders import Contender, contender, draw, variants
+from qpass_bench.contenders import Contender, Entry, contender, draw, variants
 from qpass_bench.machine import details, free_memory
 from qpass_bench.measure import Timing, take_turns
 from qpass_bench.roofline import Roofline, Sampler, sampler
@@ -37,13 +38,42 @@ class Missing:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: rounds of turns, and the longest float call that is waited for, in seconds."""
+    """How to run.
+
+    Attributes:
+        rounds: turns that every contender takes in all.
+        sittings: how often all cases are gone through, each set up anew; rounds are shared out.
+        longest: float calls that take more seconds are not waited for.
+    """
 
     rounds: int = 20
+    sittings: int = 5
     longest: float = 1.0
+
+    @property
+    def share(self) -> int:
+        """Rounds of a sitting."""
+        return -(-self.rounds // self.sittings)
 
 
 DEFAULTS = Settings()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a case: seconds of all rounds by name, who is missing, or why it did not run."""
+
+    case: Case
+    entries: Mapping[str, Entry] = MappingProxyType({})
+    seconds: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+    missing: tuple[Missing, ...] = ()
+    skipped: str = ""
+
+    def and_then(self, later: Result) -> Result:
+        """This and a later sitting as one; without those who were missing in either."""
+        both = {n: own + later.seconds[n] for n, own in self.seconds.items() if n in later.seconds}
+        missing = tuple(dict.fromkeys((*self.missing, *later.missing)))
+        return Result(self.case, self.entries, both, missing, later.skipped)
 
 
 def run(
@@ -53,40 +83,38 @@ def run(
     tick: Callable[[], None] = lambda: None,
     probes: Sampler | None = None,
 ) -> dict[str, Any]:
-    """Run every case that the machine can hold; ``tick`` is called after each."""
+    """Run every case that the machine can hold; ``tick`` is called after each in each sitting.
+
+    What is fixed while a case runs, such as where its arrays lie and who else is busy, changes from
+    sitting to sitting, so that their spread tells how much another run may differ.
+    """
     probes = probes or sampler()
     probes.sample()
-    results = []
-    for case in cases:
-        results.append(_case(case, settings, guests, probes.roofline()))
-        probes.sample()
-        tick()
-    return report(results, settings, probes.roofline())
+    results: dict[Case, Result] = {}
+    for _ in range(settings.sittings):
+        for case in cases:
+            before = results.get(case)
+            if before is None or not before.skipped:
+                now = _sitting(case, settings, guests, probes.roofline())
+                results[case] = before.and_then(now) if before else now
+                probes.sample()
+            tick()
+    return report(results.values(), settings, probes.roofline())
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of a case: seconds by contender, who is missing, and why it did not run at all."""
-
-    case: Case
-    seconds: Mapping[Contender, tuple[float, ...]]
-    missing: tuple[Missing, ...] = ()
-    skipped: str = ""
-
-
-def _case(case: Case, settings: Settings, guests: Sequence[Guest], roof: Roofline) -> Result:
+def _sitting(case: Case, settings: Settings, guests: Sequence[Guest], roof: Roofline) -> Result:
     reason = too_large(case, free_memory()) or too_long(case, settings.longest, roof)
     if reason:
-        return Result(case, {}, skipped=reason)
+        return Result(case, skipped=reason)
     try:
         drawn = draw(case)
     except Exception as error:
-        return Result(case, {}, skipped=one_line(error))
+        return Result(case, skipped=one_line(error))
     entered = tuple(line_up(case, drawn, guests))
-    running = {c.name: c for c in entered if isinstance(c, Contender)}
-    seconds = take_turns({name: c.turn() for name, c in running.items()}, settings.rounds)
+    running = {c.entry.name: c for c in entered if isinstance(c, Contender)}
+    seconds = take_turns({name: c.turn() for name, c in running.items()}, settings.share)
     missing = tuple(c for c in entered if isinstance(c, Missing))
-    return Result(case, {running[name]: own for name, own in seconds.items()}, missing)
+    return Result(case, {name: c.entry for name, c in running.items()}, seconds, missing)
 
 
 def too_large(case: Case, free: int) -> str:
@@ -132,7 +160,8 @@ def report(results: Iterable[Result], settings: Settings, roof: Roofline) -> dic
         "schema": SCHEMA,
         "date": time.strftime("%Y-%m-%d"),
         "machine": details(),
-        "rounds": settings.rounds,
+        "rounds": settings.share * settings.sittings,
+        "sittings": settings.sittings,
         "roofline": roof.report(),
         "rows": [row for result in results for row in rows(result, roof)],
         "missing": [
@@ -150,23 +179,24 @@ def report(results: Iterable[Result], settings: Settings, roof: Roofline) -> dic
 
 def rows(result: Result, roof: Roofline) -> Iterator[dict[str, Any]]:
     """The figures of everybody in a case, against the best float32 and the best bfloat16."""
-    best = {units: best_float(result.seconds, units) for units in ("float32", "bfloat16")}
-    for who, own in result.seconds.items():
+    best = {units: best_float(result, units) for units in ("float32", "bfloat16")}
+    for name, own in result.seconds.items():
         yield {
-            **_figures(result.case, who, own, roof),
-            **{f"best_{units}": base.name for units, base in best.items() if base},
-            **_ratios("ratio", own, _seconds(result, best["float32"])),
-            **_ratios("ratio_bfloat16", own, _seconds(result, best["bfloat16"])),
+            **_figures(result.case, result.entries[name], own, roof),
+            **{f"best_{units}": base for units, base in best.items() if base},
+            **_ratios("ratio", own, result.seconds.get(best["float32"])),
+            **_ratios("ratio_bfloat16", own, result.seconds.get(best["bfloat16"])),
         }
 
 
-def best_float(seconds: Mapping[Contender, tuple[float, ...]], units: str) -> Contender | None:
-    """The fastest float contender that computes in a dtype."""
-    floats = [who for who in seconds if who.kind == "float" and who.units == units]
-    return min(floats, key=lambda who: statistics.median(seconds[who]), default=None)
+def best_float(result: Result, units: str) -> str:
+    """The fastest float contender that computes in a dtype; nobody where none does."""
+    own = [e.name for e in result.entries.values() if (e.kind, e.units) == ("float", units)]
+    ran = [name for name in own if name in result.seconds]
+    return min(ran, key=lambda name: statistics.median(result.seconds[name]), default="")
 
 
-def _figures(case: Case, who: Contender, own: tuple[float, ...], roof: Roofline) -> dict[str, Any]:
+def _figures(case: Case, who: Entry, own: tuple[float, ...], roof: Roofline) -> dict[str, Any]:
     timing = Timing(own, own)
     least, bound = roof.bound(who.bytes, who.bytes * case.reads, case.ops, who.units)
     return {
@@ -188,10 +218,6 @@ def _figures(case: Case, who: Contender, own: tuple[float, ...], roof: Roofline)
         "bound": bound,
         "of_roofline": least / timing.median,
     }
-
-
-def _seconds(result: Result, who: Contender | None) -> tuple[float, ...] | None:
-    return None if who is None else result.seconds[who]
 
 
 def _ratios(name: str, own: tuple[float, ...], base: tuple[float, ...] | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Asked:
     pattern: str = ""
     quick: bool = False
     rounds: int = 20
+    sittings: int = 5
     longest: float = 1.0
     shapes: int = 200
     seed: int = 0
@@ -33,8 +34,9 @@ class Asked:
     @property
     def settings(self) -> runner.Settings:
         """How to run the cases."""
-        rounds = min(self.rounds, QUICK_ROUNDS) if self.quick else self.rounds
-        return runner.Settings(rounds, self.longest)
+        if self.quick:
+            return runner.Settings(min(self.rounds, QUICK_ROUNDS), 1, self.longest)
+        return runner.Settings(self.rounds, self.sittings, self.longest)
 
 
 def cases(asked: Asked) -> tuple[Case, ...]:
@@ -70,4 +72,4 @@ def run(
 
 def peers(asked: Asked) -> tuple[Peer, ...]:
     """Peers in environments of their own, where a list of them is."""
-    return installed(asked.peers) if asked.peers and asked.peers.exists() else ()
+    return installed(asked.peers) if asked.peers and asked.peers.is_file() else ()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qpass_bench.session import Asked
 
 REGRESSED = 1
-PEERS = Path(".venv-peers/peers.json")
+PEERS = Path("bench/peers/peers.json")
 
 
 class Suite(StrEnum):
@@ -38,13 +38,16 @@ Pattern = Annotated[
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds; not to quote.")]
 Rounds = Annotated[int, typer.Option(help="Interleaved rounds.", min=1)]
+Sittings = Annotated[
+    int, typer.Option(help="Times that everything is set up anew; rounds are shared out.", min=1)
+]
 Longest = Annotated[
     float, typer.Option(metavar="SECONDS", help="Skip cases whose float32 call takes longer.")
 ]
 Shapes = Annotated[int, typer.Option(help="sweep: how many.", min=1)]
 Seed = Annotated[int, typer.Option(help="sweep: which.")]
 Peers = Annotated[
-    Path, typer.Option(help="Peers in environments of their own; `make bench-peers` writes it.")
+    Path, typer.Option(help="List of peers; `make bench-peers` installs those of a checkout.")
 ]
 Results = Annotated[Path | None, typer.Option(help="Show this JSON again instead of measuring.")]
 Compare = Annotated[
@@ -64,6 +67,7 @@ def bench(
     pattern: Pattern = "",
     quick: Quick = False,
     rounds: Rounds = 20,
+    sittings: Sittings = 5,
     longest: Longest = 1.0,
     shapes: Shapes = 200,
     seed: Seed = 0,
@@ -86,7 +90,7 @@ def bench(
         else:
             from qpass_bench.session import Asked
 
-            asked = Asked(suite, pattern, quick, rounds, longest, shapes, seed, peers)
+            asked = Asked(suite, pattern, quick, rounds, sittings, longest, shapes, seed, peers)
             report, drawn = _cases(asked, results)
         terminal.write(out, lambda: terminal.to_json(report))
         terminal.write(html, lambda: _page(report, quality))
@@ -114,7 +118,8 @@ def _cases(asked: "Asked", results: Path | None) -> tuple[Any, Any]:
         report = _read(results)
     else:
         cases = session.cases(asked)
-        with show.progress_bar("timing", len(cases), terminal.progress()) as tick:
+        total = len(cases) * asked.settings.sittings
+        with show.progress_bar("timing", total, terminal.progress()) as tick:
             report = session.run(asked, cases, tick)
     return report, bench_table.shown(report)
 

@@ -13,6 +13,7 @@ from qpass_bench import bench_page, bench_table, sweep
 from qpass_bench.regressions import compare
 from tests.bench.test_regressions import MACHINE
 
+NOISE = (1.0, 1.01, 0.99, 1.0)
 ROOF = {"read": {"1048576": 1e10}, "copy": 5e9, "peak": {"float32": 1e11, "int8": 4e11}}
 
 
@@ -23,7 +24,7 @@ def row(suite, case, variant, ratio, **more):
         "planned": [], "bytes": 128, "error": 0.0123, "compile_s": 0.25, "ms": 1.234,
         "ms_range": [1.0, 2.0], "tokens_per_s": 810.4, "gb_per_s": 1.0, "gop_per_s": 2.0,
         "bound": "memory", "of_roofline": 0.456, "best_float32": "float32 [out, in]",
-        "ratio": ratio, "ratios": [ratio] * 20, **more,
+        "ratio": ratio, "ratios": [ratio * f for f in NOISE for _ in range(5)], **more,
     }  # fmt: skip
 
 
@@ -40,7 +41,8 @@ def report():
     absent = {"suite": "products", "case": "<up> M=1", "variant": "peer", "why": "too [large]"}
     skipped = {"suite": "products", "case": "huge", "why": "needs 99 GB"}
     return {
-        "schema": "1", "date": "2025-01-01", "machine": machine, "rounds": 20, "roofline": ROOF,
+        "schema": "1", "date": "2025-01-01", "machine": machine, "rounds": 20, "sittings": 5,
+        "roofline": ROOF,
         "rows": rows, "missing": [absent], "skipped": [skipped], "peers": {"Qwix": "0.1.8"},
     }  # fmt: skip
 

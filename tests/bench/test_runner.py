@@ -7,7 +7,7 @@ import pytest
 from qpass.errors import QPassError
 from qpass_bench import guests, runner, session
 from qpass_bench.cases import LLAMA_70B, Product, Transformer
-from qpass_bench.contenders import Contender, variants
+from qpass_bench.contenders import Contender, Entry, variants
 from qpass_bench.roofline import Roofline, sampler
 from qpass_bench.runner import Missing, Result, Settings, rows
 from qpass_bench.schemes import FLOATS, PRODUCT_VARIANTS
@@ -18,16 +18,24 @@ CASE = Product("tiny", "product", 2, 16, 8)
 ROOF = Roofline({1000: 100.0}, {"float32": 1e3, "bfloat16": 1e3, "int8": 1e3}, 1.0)
 
 
-def contender(name, kind="qpass", units="float32", seconds=1.0):
-    return Contender(name, kind, lambda n: [seconds] * n, 100, units, "kernel", 0.5)
+def entry(name, kind="qpass", units="float32"):
+    return Entry(name, kind, 100, units, "kernel", 0.5)
+
+
+def result(*ran):
+    """Of pairs of an entry and its seconds."""
+    return Result(CASE, {e.name: e for e, _ in ran}, {e.name: seconds for e, seconds in ran})
 
 
 def test_the_best_float_is_the_measure():
-    slow, fast = contender("float32", "float"), contender("float32 [out, in]", "float")
-    own, half = contender("int8", units="int8"), contender("bfloat16", "float", "bfloat16")
-    seconds = {slow: (9.0, 1.0, 9.0), fast: (2.0, 3.0, 4.0), own: (1.0, 3.0, 1.0)}
-    found = {r["variant"]: r for r in rows(Result(CASE, {**seconds, half: (2.0,) * 3}), ROOF)}
-    assert {row["best_float32"] for row in found.values()} == {fast.name}
+    found = result(
+        (entry("float32", "float"), (9.0, 1.0, 9.0)),
+        (entry("float32 [out, in]", "float"), (2.0, 3.0, 4.0)),
+        (entry("int8", units="int8"), (1.0, 3.0, 1.0)),
+        (entry("bfloat16", "float", "bfloat16"), (2.0,) * 3),
+    )
+    found = {row["variant"]: row for row in rows(found, ROOF)}
+    assert {row["best_float32"] for row in found.values()} == {"float32 [out, in]"}
     assert found["int8"]["ratios"] == [2.0, 1.0, 4.0]
     assert found["int8"]["ratio"] == 2.0
     assert found["int8"]["ratio_bfloat16"] == 2.0
@@ -37,8 +45,16 @@ def test_the_best_float_is_the_measure():
 
 
 def test_without_a_float_there_is_no_ratio():
-    (row,) = rows(Result(CASE, {contender("int8"): (1.0,)}), ROOF)
+    (row,) = rows(result((entry("int8"), (1.0,))), ROOF)
     assert "ratio" not in row
+
+
+def test_sittings_add_up_and_who_missed_one_is_missing():
+    first = result((entry("a"), (1.0, 2.0)), (entry("b"), (1.0, 1.0)))
+    second = Result(CASE, first.entries, {"a": (3.0, 4.0)}, (Missing("b", "died"),))
+    both = first.and_then(second)
+    assert both.seconds == {"a": (1.0, 2.0, 3.0, 4.0)}
+    assert both.missing == (Missing("b", "died"),)
 
 
 def test_a_turn_is_the_middle_of_several_calls():
@@ -49,7 +65,7 @@ def test_a_turn_is_the_middle_of_several_calls():
         asked.append(calls)
         return [next(seconds) for _ in range(calls)]
 
-    turn = Contender("a", "qpass", call, 0, "int8", "", 0.0).turn()
+    turn = Contender(entry("a"), call).turn()
     with pytest.raises(StopIteration):
         turn(), turn()
     assert asked == [1, 2, 2]
@@ -72,16 +88,18 @@ def test_a_run_of_a_case():
 
     def guest(case, drawn):
         yield Missing("absent", "has no time")
-        yield contender("present", "Peer", seconds=1e-3)
+        yield Contender(entry("present", "Peer"), lambda calls: [1e-3] * calls)
 
     ticks = []
     probes = sampler(sizes=(2**16, 2**18), square=16)
-    report = runner.run([CASE], Settings(rounds=2), [guest], lambda: ticks.append(1), probes)
+    report = runner.run(
+        [CASE], Settings(rounds=2, sittings=2), [guest], lambda: ticks.append(1), probes
+    )
     report = json.loads(json.dumps(report))
     names = [row["variant"] for row in report["rows"]]
     assert set(names) >= {v.name for v in (*FLOATS, *PRODUCT_VARIANTS)} | {"present"}
     assert [(m["variant"], m["why"]) for m in report["missing"]] == [("absent", "has no time")]
-    assert len(ticks) == 1
+    assert len(ticks) == 2
     for row in report["rows"]:
         assert 0 < row["ms_range"][0] <= row["ms"] <= row["ms_range"][1]
         assert len(row["ratios"]) == 2
@@ -111,7 +129,7 @@ def test_a_peer_takes_products_in_its_own_process():
         (peer,) = invited.taking_part
         assert invited.about["echo"].startswith("1, ")
         (entered,) = peer(CASE, None)
-        assert (entered.name, entered.kind, entered.bytes) == ("echo int8", "echo", 16)
+        assert (entered.entry.name, entered.entry.bytes) == ("echo int8", 16)
         assert entered.turn()() == pytest.approx(0.016)
         (missing,) = peer(Product("a", "b", 1, 101, 1), None)
         assert "too large" in missing.why
@@ -129,7 +147,7 @@ def test_a_peer_that_does_not_start_is_in_the_report():
 def test_qwix_takes_dense_layers():
     pytest.importorskip("qwix", reason="a peer that is not installed")
     drawn = runner.draw(CASE)
-    found = list(guests.qwix(CASE, drawn))
+    found = [contender.entry for contender in guests.qwix(CASE, drawn)]
     assert [c.name for c in found] == list(guests.QWIX)
     assert all(c.error < 0.05 and c.bytes == 16 * 8 + 4 * 8 for c in found)
     (missing, _) = guests.qwix(Product("a", "b", 1, 8, 8, experts=2), None)
