@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass_kernels import reference
-from qpass_kernels.cpu_codes import as_bytes
-from qpass_kernels.kernel import Kernel, Product, first_reason, result_type
+from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
 from qpass_kernels.native import library
 
 INTEGERS = ("int8", "int4")
@@ -65,20 +64,14 @@ def run_stacked(
         index: int32, which layer.
         isa: "vnni", "avx2", "neondot", "neon" or "portable"; "" for the fastest there is.
     """
-    data, bits = _bytes(product, stack)
-    call = jax.ffi.ffi_call("QpassInteger", result_type(product, (lhs, stack, lhs_scale)))
-    group = np.int64(product.group if product.grouped else product.k)
-    scales = (lhs_scale, data, stack_scale)
-    return call(lhs.astype(jnp.int8), *scales, index, group=group, bits=np.int64(bits), isa=isa)
-
-
-def _bytes(product: Product, stack: Any) -> tuple[Any, int]:
-    """Return the codes as bytes `[S, B, N, ...]`, and the bits of one."""
-    odd = product.k % 2 or (product.grouped and product.group % 2)
-    if stack.dtype == jnp.int8 or odd:  # groups of int4 that do not end with a byte
-        return stack.astype(jnp.int8), 8
-    data = as_bytes(jnp.reshape(stack, (-1, *stack.shape[2:])))
-    return jnp.reshape(data, (*stack.shape[:3], data.shape[2])), 4
+    shape = jax.ShapeDtypeStruct((product.batch, product.m, product.n), dtype(product.out))
+    group = product.group if product.grouped else product.k
+    # A custom call gets int4 as it lies in memory: two to a byte, low half first.
+    if stack.dtype == jnp.int4 and (product.k % 2 or group % 2):  # groups that end within a byte
+        stack = stack.astype(jnp.int8)
+    call = jax.ffi.ffi_call("QpassInteger", shape)
+    operands = (lhs.astype(jnp.int8), lhs_scale, stack, stack_scale, index)
+    return call(*operands, group=np.int64(group), isa=isa)
 
 
 NATIVE_INT = Kernel("cpu-native-int", ("cpu",), supports, run, run_stacked, local=True)

@@ -1,5 +1,7 @@
 // The handler QpassInteger: integer codes by integer codes, exact in int32 within a group.
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "integer.h"
@@ -63,29 +65,41 @@ std::optional<Float> float_type(ffi::DataType type) {
 }
 
 using Codes = ffi::BufferR3<ffi::S8>;
-using Stack = ffi::BufferR4<ffi::S8>;
 using Scales = ffi::BufferR3<ffi::F32>;
+using StackScales = ffi::BufferR4<ffi::F32>;
 using Scalar = ffi::BufferR0<ffi::S32>;
 
-ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, Stack rhs,
-                   ffi::BufferR4<ffi::F32> rhs_scale, Scalar index, ffi::Result<ffi::AnyBuffer> out,
-                   int64_t group, int64_t bits, std::string_view isa) {
+// The product with a layer of the stack, or none where the stack holds no integer codes.
+std::optional<Operands> operands(const Codes& lhs, const Scales& lhs_scale,
+                                 const ffi::AnyBuffer& stack, const StackScales& stack_scale,
+                                 int64_t layer, int64_t group) {
+  const bool four = stack.element_type() == ffi::DataType::S4;
+  const auto left = lhs.dimensions(), right = stack.dimensions();
+  if ((!four && stack.element_type() != ffi::DataType::S8) || right.size() != 4) return {};
+  Operands p{};
+  p.batch = left[0], p.m = left[1], p.n = right[2], p.k = left[2];
+  p.group = group, p.bits = four ? 4 : 8;
+  p.lhs_groups = lhs_scale.dimensions()[2], p.rhs_groups = stack_scale.dimensions()[3];
+  p.lhs = lhs.typed_data(), p.lhs_scale = lhs_scale.typed_data();
+  layer = std::clamp<int64_t>(layer, 0, right[0] - 1);
+  p.rhs = static_cast<const uint8_t*>(stack.untyped_data()) +
+          layer * p.batch * p.n * p.k * p.bits / 8;
+  p.rhs_scale = stack_scale.typed_data() + layer * p.batch * p.n * p.rhs_groups;
+  return p;
+}
+
+ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, ffi::AnyBuffer stack,
+                   StackScales stack_scale, Scalar index, ffi::Result<ffi::AnyBuffer> out,
+                   int64_t group, std::string_view isa) {
+  auto p = operands(lhs, lhs_scale, stack, stack_scale, *index.typed_data(), group);
   const auto type = float_type(out->element_type());
+  if (!p) return ffi::Error::InvalidArgument("the right operand is a stack of int8 or int4");
   if (!type) return ffi::Error::InvalidArgument("results are float32, bfloat16 or float16");
-  const auto left = lhs.dimensions(), right = rhs.dimensions(), scales = rhs_scale.dimensions();
-  const int64_t layer = std::clamp<int64_t>(*index.typed_data(), 0, right[0] - 1);
-  const int64_t size = right[1] * right[2] * right[3], scale_size = right[1] * right[2] * scales[3];
-  const Operands p{left[0], left[1], right[2], left[2], group, bits,
-                   lhs.typed_data(),
-                   reinterpret_cast<const uint8_t*>(rhs.typed_data()) + layer * size,
-                   lhs_scale.typed_data(),
-                   rhs_scale.typed_data() + layer * scale_size,
-                   lhs_scale.dimensions()[2], scales[3],
-                   out->untyped_data(), *type};
   if (out->element_count() == 0) return ffi::Error::Success();
-  const Form* form = form_for(p, isa);
+  p->out = out->untyped_data(), p->type = *type;
+  const Form* form = form_for(*p, isa);
   if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
-  multiply(pool, *form, p);
+  multiply(pool, *form, *p);
   return ffi::Error::Success();
 }
 
@@ -96,12 +110,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassInteger, integer,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Codes>()
                                   .Arg<Scales>()
-                                  .Arg<Stack>()
-                                  .Arg<ffi::BufferR4<ffi::F32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<StackScales>()
                                   .Arg<Scalar>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("group")
-                                  .Attr<int64_t>("bits")
                                   .Attr<std::string_view>("isa"));
 
 }  // namespace qpass
