@@ -17,13 +17,14 @@ constexpr int64_t kVectors = 2;
 template <class V>
 constexpr int64_t kColumns = kVectors * V::kLanes;
 
-// Bytes of a panel: those of a lane, of a step, and of a unit, which takes one or more steps.
-template <class V>
-constexpr int64_t kLaneBytes = V::kCodes * sizeof(typename V::Code);
-template <class V>
-constexpr int64_t kStepBytes = kColumns<V> * kLaneBytes<V>;
+// Bytes of a panel: those of a lane, of a step, and of a unit, which takes one or more steps. A
+// scale is a unit of 32 bits.
 template <class V, int kBits>
-constexpr int64_t kUnitBytes = kStepBytes<V> * (kBits == 32 ? 1 : 32 / kBits / V::kCodes);
+constexpr int64_t kLaneBytes = kBits == 32 ? 4 : V::kCodes * sizeof(typename V::Code);
+template <class V, int kBits>
+constexpr int64_t kStepBytes = kColumns<V> * kLaneBytes<V, kBits>;
+template <class V, int kBits>
+constexpr int64_t kUnitBytes = kStepBytes<V, kBits> * (kBits == 32 ? 1 : 32 / kBits / V::kCodes);
 
 // Rows of a matrix that are transposed together; the last row is repeated behind the end. So few
 // that their cache lines fit in a set of the cache where rows lie a power of two apart.
@@ -45,13 +46,13 @@ QPASS_TARGET inline void pack_strip(const Rows<V>& rows, int64_t offset, int64_t
   constexpr int64_t kStrip = V::kWide * 4;
   const uint8_t* strip[V::kTall];
   for (int64_t i = 0; i < V::kTall; ++i) strip[i] = rows.start[i] + offset;
-  if (end - offset >= kStrip) return V::template pack<kBits>(strip, to, kStepBytes<V>);
+  if (end - offset >= kStrip) return V::template pack<kBits>(strip, to, kStepBytes<V, kBits>);
   uint8_t tail[V::kTall][kStrip] = {};
   for (int64_t i = 0; i < V::kTall; ++i) {
     std::memcpy(tail[i], strip[i], end - offset);
     strip[i] = tail[i];
   }
-  V::template pack<kBits>(strip, to, kStepBytes<V>);
+  V::template pack<kBits>(strip, to, kStepBytes<V, kBits>);
 }
 
 // Packs `units` units that lie one behind another in each row, and up to a strip of whatever lies
@@ -71,7 +72,7 @@ QPASS_TARGET void pack_panel(const Operands& p, const Units& u, const Block& at,
   const uint8_t* rhs = p.rhs + at.batch * p.n * u.row_bytes;
   for (int64_t column = 0; column < kColumns<V>; column += V::kTall) {
     const Rows<V> rows(rhs, u.row_bytes, at.column + column, p.n);
-    char* to = panel + column * kLaneBytes<V>;
+    char* to = panel + column * kLaneBytes<V, kBits>;
     for (int64_t i = first; i < last;) {
       const int64_t run = i / u.run, stop = std::min(last, (run + 1) * u.run);
       const int64_t offset = run * u.run_bytes + (i - run * u.run) * 4;
