@@ -73,3 +73,31 @@ def run(code, **env):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+RUNS = """
+import jax, jax.numpy as jnp, numpy as np
+from concurrent.futures import ThreadPoolExecutor
+import qpass
+
+events = []
+jax.monitoring.register_event_listener(lambda event, **kw: events.append(event))
+w = jnp.asarray(np.random.default_rng(0).standard_normal((512, 512), np.float32))
+x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 512), np.float32))
+q = qpass.transform(lambda w, x: x @ w, [qpass.Rule(weight="int8", act="int8")])
+(row,) = q.plan(w, x).rows
+run = jax.jit(q)
+first = np.asarray(run(w, x))
+hits = events.count("/jax/compilation_cache/cache_hits")
+with ThreadPoolExecutor(8) as pool:
+    same = all(pool.map(lambda i: (np.asarray(run(w, x)) == first).all(), range(64)))
+print(row.kernel, hits > 0, same, np.abs(first).sum())
+"""
+
+
+@with_compiled_kernels
+def test_a_kept_program_runs_in_another_process_and_in_many_threads(tmp_path):
+    first, second = (run(RUNS, JAX_COMPILATION_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    name, hits, same, result = first.split()
+    assert (name, hits, same) == ("cpu-native-int", "False", "True")
+    assert second.split() == [name, "True", "True", result]
