@@ -81,6 +81,15 @@ def test_a_compiler_that_fails_leaves_nothing_and_is_quoted(cxx, folder):
     assert not list(folder.iterdir())
 
 
+def test_sources_changed_while_compiling_leave_nothing(cxx, folder, tmp_path, monkeypatch):
+    shutil.copytree(build.HERE / "src", tmp_path / "src")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    cxx(f"echo // >> {tmp_path}/src/cpu.h; {WRITES}")
+    with pytest.raises(build.BuildError, match="changed while"):
+        build.build(folder)
+    assert not list(folder.iterdir())
+
+
 def test_no_compiler_says_what_to_install(monkeypatch, folder):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")

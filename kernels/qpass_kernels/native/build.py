@@ -108,6 +108,9 @@ def _compile(cxx: str, headers: Path, library: Path) -> None:
     if done.returncode:
         unfinished.unlink(missing_ok=True)
         raise BuildError(f"{' '.join(command)} failed:\n{done.stderr or done.stdout}")
+    if source_hash() not in library.name:
+        unfinished.unlink()
+        raise BuildError("the sources were changed while they were compiled; once more, please")
     unfinished.rename(library)
 
 
