@@ -7,7 +7,8 @@ import pytest
 from jax import export
 
 import qpass
-from qpass_kernels import KERNELS, REFERENCE
+from qpass_kernels import KERNELS, REFERENCE, portable
+from tests.helpers import with_compiled_kernels
 from tests.programs import CASES, rules
 
 SCHEMES = {
@@ -61,10 +62,19 @@ def test_cpu_takes_its_own_path():
 
 def test_integers_are_multiplied_as_integers():
     """The product is `dot(i8, i8) -> i32`, and scales come after it."""
-    text = lowered(qpass.transform(fn, rules("int8", "int8")), arguments(), "cpu")
+    q = qpass.transform(fn, rules("int8", "int8"), kernels=portable(KERNELS))
+    text = lowered(q, arguments(), "cpu")
     dots = [line for line in text.splitlines() if "dot_general" in line]
     assert len(dots) == 2
     assert all("xi8>" in line and "xi32>" in line for line in dots)
+
+
+@with_compiled_kernels
+def test_compiled_kernels_are_called_here_and_not_exported():
+    q = qpass.transform(fn, rules("int8", "int8"))
+    assert "QpassInteger" in lowered(q, arguments(), "cpu")
+    exported = export.export(jax.jit(q), platforms=("cpu",))(*arguments())
+    assert "QpassInteger" not in exported.mlir_module()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
