@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import export
 
 import qpass
+from qpass_kernels import native
 from tests.jaxprs import count
 from tests.matrix.oracle import (
     CONTRACTIONS,
@@ -132,9 +133,17 @@ def check(cell: Cell) -> None:
         return
     results = cell.run(*cell.arguments(), 1.0)
     quantized_and_differentiated(cell, results)
-    assert same_bits(results.exported, results.inside_value)
+    exported(results)
     if cell.transform.eager:
         eager(cell)
+
+
+def exported(results: Results) -> None:
+    """Bit for bit; but kernels of this machine stay behind, and XLA adds up in another order."""
+    if native.why_not() is None:
+        assert distance(results.exported, results.inside_value) < CLOSE
+    else:
+        assert same_bits(results.exported, results.inside_value)
 
 
 def found(cell: Cell) -> None:
