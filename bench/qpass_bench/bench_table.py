@@ -34,22 +34,21 @@ LISTED = 12
 def shown(report: Report) -> RenderableType:
     """The rows of every case, the sums of a sweep, the roofline, and who is missing."""
     listed = [row for row in report["rows"] if row["suite"] != "sweep"]
-    parts: list[RenderableType] = [rows_table(listed)] if listed else []
+    cases = groupby(listed, lambda row: f"{row['suite']}: {row['case']}")
+    parts: list[RenderableType] = [case_table(name, list(rows)) for name, rows in cases]
     if len(listed) < len(report["rows"]):
         parts.append(sweep_table(report["rows"]))
     return Group(*parts, *map(Text, (about(report), roofline(report), *gaps(report))))
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A heading for each case, and below it a row for each contender."""
-    table = _table("Case and variant", "Kernel")
+def case_table(case: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each contender of a case."""
+    table = _table("Variant", "Kernel", title=Text(case, style="bold"))
     for name in FIGURES:
         table.add_column(name, justify="right")
-    for (suite, case), group in groupby(rows, lambda row: (row["suite"], row["case"])):
-        table.add_row(Text(f"{suite}: {case}", style="bold"))
-        for row in (members := list(group)):
-            variant, kernel, *figures = cells(row)
-            table.add_row(Text(f"  {variant}"), kernel, *figures, end_section=row is members[-1])
+    for row in rows:
+        variant, *others = cells(row)
+        table.add_row(Text(variant), *others)
     return table
 
 
@@ -146,16 +145,16 @@ def changes_table(title: str, changes: Sequence[Change]) -> Table:
     table = _table(title, "Variant")
     for name in ("× float32 then", "now", "Change", "p, corrected"):
         table.add_column(name, justify="right")
+    table.add_column("Best float32 then, now")
     for c in changes:
-        other = "" if c.old_base == c.new_base else f" (over {c.new_base}, then {c.old_base})"
-        change = f"{c.factor - 1:+.1%}{other}"
-        name = f"{c.key[0]}: {c.key[1]}"
-        table.add_row(name, c.key[2], _times(c.old), _times(c.new), change, f"{c.p:.2g}")
+        figures = _times(c.old), _times(c.new), f"{c.factor - 1:+.1%}", f"{c.p:.2g}"
+        bases = Text("" if c.old_base == c.new_base else f"{c.old_base}, {c.new_base}")
+        table.add_row(f"{c.key[0]}: {c.key[1]}", c.key[2], *figures, bases)
     return table
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+def _table(*names: str, title: Text | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for name in names:
         table.add_column(name)
     return table
