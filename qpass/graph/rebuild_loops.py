@@ -27,19 +27,22 @@ def scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) 
     n_carry, inner = len(carry), frame.enter(index, "body")
     layers, sliced = _split_scanned(rw, xs)
 
+    first, onward = (params["length"] - 1, -1) if params["reverse"] else (0, 1)
+
     def step(state, slices):
-        number, slices, feeds = slices
+        (number, state), (slices, feeds) = state, slices
         held = {k: layer(number) for k, layer in layers.items()}
         values = [*consts, *_merge(fixed, state), *_merge(held, slices)]
         outs, taps = rw.run(jaxpr, values, inner.fed(feeds))
         new = _carries(rw, [outs[k] for k in moving], frame, index)
         ys = rw.unwrap_all(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
-        return new, (ys, taps)
+        return (None if number is None else number + onward, new), (ys, taps)
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
-    numbers = jnp.arange(params["length"], dtype=jnp.int32) if layers else None
-    scanned = (numbers, sliced, inner.feeds)
-    state, (ys, taps) = lax.scan(step, list(moving.values()), scanned, **options)
+    # Counted, not scanned over: XLA would fuse the look-up of a number with all that reads it.
+    start = jnp.int32(first) if layers else None
+    state = (start, list(moving.values()))
+    (_, state), (ys, taps) = lax.scan(step, state, (sliced, inner.feeds), **options)
     return [*_merge(fixed, state), *ys], taps
 
 

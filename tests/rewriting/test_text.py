@@ -86,13 +86,13 @@ def test_a_scan():
         """,
         """
         in a:i8[3,8,8] b:f32[3,8,1] c:f32[4,8]
-        d:i32[3] = iota
-        e:f32[4,8] = scan a b c d (length=3)
-            in a:i8[3,8,8] b:f32[3,8,1] c:f32[4,8] d:i32[]
-            e:f32[4,8] = quantized_dot c d a b (i8 x i8 -> f32, a layer of 3)
+        _:i32[] d:f32[4,8] = scan a b 0 c (length=3)
+            in a:i8[3,8,8] b:f32[3,8,1] c:i32[] d:f32[4,8]
+            e:f32[4,8] = quantized_dot d c a b (i8 x i8 -> f32, a layer of 3)
             f:f32[4,8] = tanh e
-            out f
-        out e
+            g:i32[] = add c 1
+            out g f
+        out d
         """,
     )
 
@@ -115,20 +115,20 @@ def test_a_scan_over_layers_of_a_scan():
         """,
         """
         in a:i8[3,2,8,8] b:f32[3,2,8,1] c:f32[4,8]
-        d:i32[3] = iota
-        e:f32[4,8] = scan a b c d (length=3)
-            in a:i8[3,2,8,8] b:f32[3,2,8,1] c:f32[4,8] d:i32[]
+        _:i32[] d:f32[4,8] = scan a b 0 c (length=3)
+            in a:i8[3,2,8,8] b:f32[3,2,8,1] c:i32[] d:f32[4,8]
             e:i8[6,8,8] = reshape a (6,8,8)
             f:f32[6,8,1] = reshape b (6,8,1)
-            g:i32[2] = iota
-            h:f32[4,8] = scan d e f c g (length=2)
-                in a:i32[] b:i8[6,8,8] c:f32[6,8,1] d:f32[4,8] e:i32[]
+            _:i32[] g:f32[4,8] = scan c e f 0 d (length=2)
+                in a:i32[] b:i8[6,8,8] c:f32[6,8,1] d:i32[] e:f32[4,8]
                 f:i32[] = mul a 2
-                g:i32[] = add f e
-                h:f32[4,8] = quantized_dot d g b c (i8 x i8 -> f32, a layer of 6)
-                out h
-            out h
-        out e
+                g:i32[] = add f d
+                h:f32[4,8] = quantized_dot e g b c (i8 x i8 -> f32, a layer of 6)
+                i:i32[] = add d 1
+                out i h
+            h:i32[] = add c 1
+            out h g
+        out d
         """,
     )
 
