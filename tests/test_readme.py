@@ -47,3 +47,15 @@ def test_figures_are_those_of_the_committed_run():
 
 def _speed(speed):
     return f"{speed['per_second']:.0f} ({speed['ratio']:.2f}×)"
+
+
+def test_the_table_of_peers_is_that_of_the_committed_run():
+    text = README.read_text(encoding="utf-8")
+    path = README.parent / "bench" / "results" / "peers-cpu.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    table = [f"| case | Qwix {result['qwix']} | qpass |", "| --- | --- | --- |"]
+    for row in result["rows"]:
+        # Of an error the kind is shown, not its words.
+        cells = [row["case"], row["qwix"].partition(":")[0], row["qpass"].partition(":")[0]]
+        table.append(f"| {' | '.join(cells)} |")
+    assert "\n".join(table) + "\n\n" in text

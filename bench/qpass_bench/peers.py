@@ -1,16 +1,20 @@
 """Small programs on which interception fails, run through Qwix and through qpass, side by side.
 
-``pip install qwix==0.1.8 && python -m qpass_bench.peers`` prints the table of the README. Qwix is
-no dependency of this project; the cases are written as its users would write them.
+``pip install qwix==0.1.8 && python -m qpass_bench.peers`` prints the table of the README, which
+``--out`` writes as JSON. Qwix is no dependency of this project; the cases are written as its users
+would write them.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import statistics
-import time
+import importlib.metadata
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -21,9 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 import qpass
+from qpass_bench.machine import details
+from qpass_bench.measure import interleaved
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (4, 16))
+SPEED = "W8A8 at batch 1 on CPU, K 2048 to N 8192, speed over float32"
 QPASS_RULES = [qpass.Rule(path="**", weight="int8", act="int8")]
 
 
@@ -131,7 +138,16 @@ def plain_function(w: jax.Array, x: jax.Array) -> jax.Array:
     return x @ w
 
 
-def more_cases() -> list[tuple[str, str, str]]:
+@dataclass(frozen=True)
+class Row:
+    """A case and what became of it."""
+
+    case: str
+    qwix: str
+    qpass: str
+
+
+def more_cases() -> list[Row]:
     """Cases that are not a matter of one model."""
     qwix = peer()
 
@@ -146,17 +162,14 @@ def more_cases() -> list[tuple[str, str, str]]:
         return jnp.abs(apply(variables, X) - dense.apply(variables, X)).max()
 
     q = qpass.transform(dense.apply, [qpass.Rule(path="typo", weight="int8", act="int8")])
+    ours = qpass.transform(plain_function, QPASS_RULES)
     return [
-        (
+        Row(
             "a plain function",
             outcome(lambda: qwix.quantize_model(function, qwix.QtProvider(rules))),
-            outcome(
-                lambda: jnp.abs(
-                    qpass.transform(plain_function, QPASS_RULES)(w, X) - plain_function(w, X)
-                ).max()
-            ),
+            outcome(lambda: jnp.abs(ours(w, X) - plain_function(w, X)).max()),
         ),
-        (
+        Row(
             "a rule that matches nothing",
             outcome(lambda: change(qwix.quantize_model(dense, qwix.QtProvider(typo)).apply)),
             outcome(lambda: change(q)),
@@ -164,8 +177,8 @@ def more_cases() -> list[tuple[str, str, str]]:
     ]
 
 
-def decode_ratio(repeats: int = 20) -> tuple[float, float]:
-    """Speed of W8A8 at batch 1 on CPU, K 2048 to N 8192, over float32: Qwix, qpass."""
+def decode_speed(rounds: int = 40) -> Row:
+    """Speed of W8A8 at batch 1 on CPU, K 2048 to N 8192, over float32."""
     qwix = peer()
 
     rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
@@ -174,33 +187,43 @@ def decode_ratio(repeats: int = 20) -> tuple[float, float]:
     theirs = qwix.quantize_model(dense, qwix.PtqProvider(rules))
     params = {"params": qwix.quantize_params(variables["params"], theirs.init(KEY, x)["params"])}
     ours = qpass.transform(dense.apply, QPASS_RULES)
-    runs = [
-        (jax.jit(dense.apply), variables),
-        (jax.jit(theirs.apply), params),
-        (jax.jit(ours), ours.quantize(variables, x)),
+    timed = interleaved(
+        {
+            "float32": partial(jax.jit(dense.apply), variables, x),
+            "qwix": partial(jax.jit(theirs.apply), params, x),
+            "qpass": partial(jax.jit(ours), ours.quantize(variables, x), x),
+        },
+        rounds,
+    )
+    return Row(SPEED, *(f"{timed[name].ratio:.2f}×" for name in ("qwix", "qpass")))
+
+
+def report() -> dict[str, Any]:
+    """All rows, and on what they were made; ready for JSON."""
+    models = [
+        Row(c.name, outcome(partial(with_qwix, c)), outcome(partial(with_qpass, c))) for c in CASES
     ]
-    times: list[list[float]] = [[], [], []]
-    for _ in range(repeats + 1):
-        for (fn, tree), kept in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            fn(tree, x).block_until_ready()
-            kept.append(time.perf_counter() - start)
-    exact, qwix_time, qpass_time = (statistics.median(kept[1:]) for kept in times)
-    return exact / qwix_time, exact / qpass_time
+    rows = [*models, *more_cases(), decode_speed()]
+    version = importlib.metadata.version("qwix")
+    return {"qwix": version, "machine": details(), "rows": [asdict(row) for row in rows]}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table."""
+    table = Table("case", f"Qwix {result['qwix']}", "qpass")
+    for row in result["rows"]:
+        table.add_row(*row.values())
+    Console(width=120).print(table)
 
 
 def main() -> None:
-    """Print the table."""
-    table = Table("case", "Qwix 0.1.8", "qpass")
-    for case in CASES:
-        table.add_row(
-            case.name, outcome(lambda c=case: with_qwix(c)), outcome(lambda c=case: with_qpass(c))
-        )
-    for row in more_cases():
-        table.add_row(*row)
-    theirs, ours = decode_ratio()
-    table.add_row("W8A8 at batch 1 on CPU, speed over float32", f"{theirs:.2f}×", f"{ours:.2f}×")
-    Console(width=120).print(table)
+    """Run everything, print it, and write it where asked."""
+    parser = argparse.ArgumentParser(description="Small programs through Qwix and through qpass.")
+    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    out, result = parser.parse_args().out, report()
+    show(result)
+    if out:
+        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
