@@ -4,9 +4,9 @@ Codes are decoded in registers, or into a tile that stays in cache, so that the 
 memory as codes and once. All is multiplied and added up in float32; a row of the left operand gives
 the same bits alone, among others, and on any number of threads.
 
-Measured beside float32 (the better layout), 2 cores with AVX-512, K and N from 2048 to 8192: one
-row is bound by reading the codes; from 8 rows on by the multiplications, of which it does as many
-per second as XLA's own float product.
+Measured on one core with AVX-512, by `[2048, 2048]`: one row reads 23 GB of int8 a second, or 15 of
+int4 with groups of 32; four rows and more are bound by multiplications, 85 to 100 GFLOP/s for both.
+With AVX2 19 and 7 GB, and 40 to 95 GFLOP/s.
 """
 
 from typing import Any
