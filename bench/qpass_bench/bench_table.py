@@ -80,10 +80,16 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     heads = ("Shapes", "Slowest", "Tenth", "Median", f"Below {SLOW}×", "… and not planned so")
     for name in heads:
         table.add_column(name, justify="right")
+    table.add_column("Slowest shape")
     for line in summary(rows):
         speeds = (_times(line[key]) for key in ("least", "tenth", "median"))
         table.add_row(
-            line["variant"], str(line["shapes"]), *speeds, str(line["slow"]), str(line["unsaid"])
+            line["variant"],
+            str(line["shapes"]),
+            *speeds,
+            str(line["slow"]),
+            str(line["unsaid"]),
+            line["worst"],
         )
     return table
 

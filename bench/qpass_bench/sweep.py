@@ -31,4 +31,5 @@ def _line(variant: str, rows: Sequence[Mapping[str, Any]], slow: float) -> dict[
         "median": ratios[len(ratios) // 2],
         "slow": len(below),
         "unsaid": sum(not row["planned"] for row in below),
+        "worst": min(rows, key=lambda row: row["ratio"])["case"],
     }

@@ -70,7 +70,7 @@ def test_the_table_says_everything(file):
 def test_a_sweep_counts_slow_shapes_that_no_plan_spoke_of(report):
     assert sweep.summary(report["rows"]) == [
         {"variant": "int8 W8A8", "shapes": 3, "least": 0.5, "tenth": 0.5, "median": 0.7,
-         "slow": 2, "unsaid": 1}
+         "slow": 2, "unsaid": 1, "worst": "random #0"}
     ]  # fmt: skip
 
 
