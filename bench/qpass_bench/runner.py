@@ -20,9 +20,12 @@ from qpass_bench.measure import Timing, take_turns
 from qpass_bench.roofline import Roofline, Sampler, sampler
 
 SCHEMA = "qpass-bench/1"
-HELD_AT_ONCE = 30
-"""Bytes that all contenders together hold for a parameter: what was drawn (4), copies while it is
-turned and quantized (8), float32 and bfloat16 in two layouts (12), the quantized ones (6)."""
+HELD_AT_ONCE = 36
+"""Bytes that all contenders together hold for a parameter.
+
+What was drawn (4), copies while it is turned and quantized (8), float32 and bfloat16 in two layouts
+(12), and every scheme with and without compiled kernels (12).
+"""
 
 Guest = Callable[[Case, Any], Iterator["Contender | Missing"]]
 """Contenders of another library for a case and its arrays; none where it takes no such case."""

@@ -73,8 +73,8 @@ def test_a_turn_is_the_middle_of_several_calls():
 
 def test_what_a_machine_cannot_hold_or_nobody_waits_for_is_skipped():
     large = Product("Llama-3-70B", "up", 1, 8192, 28672)
-    assert "needs about 7.0 GB of memory; 1.0 GB are free" in runner.too_large(large, int(1e9))
-    assert runner.too_large(large, int(8e9)) == ""
+    assert "needs about 8.5 GB of memory; 1.0 GB are free" in runner.too_large(large, int(1e9))
+    assert runner.too_large(large, int(9e9)) == ""
     assert "at least 9.4 s a call in float32" in runner.too_long(large, 1.0, fast(1e8))
     assert runner.too_long(large, 10.0, fast(1e8)) == ""
 
