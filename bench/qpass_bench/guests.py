@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from qpass.errors import QPassError
 from qpass_bench import fetch, gguf_files, products
-from qpass_bench.cases import Case, Product, Transformer
+from qpass_bench.cases import Case, Product, Transformer, describe
 from qpass_bench.contenders import Calls, Contender, Entry
 from qpass_bench.contestant import buffer_bytes
 from qpass_bench.machine import threads
@@ -114,13 +114,9 @@ def spelled(case: Case, cache: Path | None = None) -> dict[str, Any] | None:
     if isinstance(case, Product):
         sizes = {name: getattr(case, name) for name in ("m", "k", "n", "experts", "seed")}
         return {**common, **sizes}
-    if isinstance(case, Transformer) and case.suite == "models" and case.kind != "encode":
-        return {
-            **common,
-            "model": case.sizes.name,
-            "file": str(_files(cache)),
-            **{name: getattr(case, name) for name in ("batch", "context", "length", "steps")},
-        }
+    if isinstance(case, Transformer):
+        file = {"file": str(_files(cache))} if case.sizes.vocab else {}
+        return {**describe(case), **file}
     return None
 
 

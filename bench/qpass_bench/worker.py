@@ -31,11 +31,12 @@ CASE is what ``qpass_bench.cases`` describes, as a JSON object, told apart by ``
     or ``experts`` of them at once. With ``rng = numpy.random.default_rng(seed)``, ``weight`` is
     ``rng.standard_normal((k, n), "float32")``, and ``x`` is drawn after it in the same way; with
     several experts both have that many in front.
-``decode``, ``prefill``
-    ``{"kind", "name", "model", "file", "batch", "context", "length", "steps"}``: a language model
-    whose weights are in ``file`` (GGUF). A call of ``prefill`` reads ``length`` tokens into an
-    empty cache; one of ``decode`` starts with ``context`` tokens in the cache, which do not count,
-    and says ``steps`` more, one after the other, the likeliest each. Both for ``batch`` sequences.
+``decode``, ``prefill``, ``encode``
+    ``{"kind", "name", "sizes", "batch", "length", "context", "steps"}``: layers in the ``sizes`` of
+    `qpass_bench.cases.Sizes`, with random weights; where these have a ``vocab``, a language model
+    whose weights are in ``file`` (GGUF). A call of ``prefill`` or ``encode`` reads ``length``
+    tokens; one of ``decode`` starts with ``context`` tokens in the cache, which do not count, and
+    says ``steps`` more, one after the other, the likeliest each. All for ``batch`` sequences.
 """
 
 from __future__ import annotations
