@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 HERE = Path(__file__).parent
-TARGETS = ("QpassInteger", "QpassFloating")
+TARGETS = ("QpassInteger", "QpassFloating", "QpassQuantizeRows")
 
 
 @cache
