@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from qpass.numerics.axes import count_blocks
+from qpass.numerics.casts import as_f32, held, widened
 
 type Reduction = Callable[..., jax.Array]
 type Pair = tuple[jax.Array, jax.Array]
@@ -57,7 +58,7 @@ def extremes(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
     `reduce_blocks` over the parts.
 
     Args:
-        x: float32 array.
+        x: array of any float dtype.
         blocks: one block size for each axis.
 
     Returns:
@@ -65,11 +66,11 @@ def extremes(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
     """
     local = tuple(map(_local, x.shape, blocks))
     if x.ndim and blocks[-1] != 1:
-        least, greatest = _in_one_pass(finite_or_zero(x), local)
+        least, greatest = _in_one_pass(finite_or_zero(as_f32(x)), local)
     elif is_large(x.shape):
-        least, greatest = _by_slices(x, local)
+        least, greatest = _by_slices(held(x), local)
     else:
-        least = greatest = finite_or_zero(x)
+        least = greatest = finite_or_zero(as_f32(x))
         local = (1,) * x.ndim
     rest = tuple(map(count_blocks, blocks, local))
     least, greatest = reduce_blocks(least, rest, jnp.min), reduce_blocks(greatest, rest, jnp.max)
@@ -145,7 +146,8 @@ def _by_slices(x: jax.Array, local: tuple[int, ...]) -> Pair:
     """Reduce axes before the last one, many slices at a time.
 
     XLA CPU reduces such an axis column by column; of an expression of slices it makes a loop along
-    the rows. It takes longer to compile, which only large arrays repay.
+    the rows. It takes longer to compile, which only large arrays repay. Slices are cast to float32
+    one by one: it would store an array that is cast before it is cut.
     """
     shape = tuple(map(count_blocks, x.shape, local))
     x = split_blocks(x, local)
@@ -167,11 +169,11 @@ def _ends(slices: list[jax.Array]) -> jax.Array:
 
 def _least(x: jax.Array) -> jax.Array:
     """The least of what x was made of; x itself is looked at slice by slice, not stored before."""
-    return lax.real(x) if jnp.iscomplexobj(x) else finite_or_zero(x)
+    return lax.real(x) if jnp.iscomplexobj(x) else finite_or_zero(widened(x))
 
 
 def _greatest(x: jax.Array) -> jax.Array:
-    return lax.imag(x) if jnp.iscomplexobj(x) else finite_or_zero(x)
+    return lax.imag(x) if jnp.iscomplexobj(x) else finite_or_zero(widened(x))
 
 
 def _local(n: int, block: int) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from qpass.numerics.blocks import expand
+from qpass.numerics.casts import as_f32, rounded
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
@@ -176,26 +177,6 @@ def values_of(codes: jax.Array, qtype: QType) -> jax.Array:
 def count_nonfinite(x: jax.Array) -> jax.Array:
     """How many elements of x are NaN or infinite: an int32 scalar."""
     return jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
-
-
-def as_f32(x: jax.Array) -> jax.Array:
-    """Cast to float32 a value that really has been rounded to its own dtype.
-
-    Inside a program XLA may keep the float32 result of a bf16 operation when it is cast back to
-    float32 right away, so codes would differ from those of the array seen from outside. The forced
-    rounding changes nothing in a value that has it already.
-    """
-    if x.dtype == jnp.bfloat16:
-        return rounded(x.astype(jnp.float32), x.dtype)
-    # `reduce_precision` would flush the subnormals of f16, which are ordinary numbers here.
-    return (lax.optimization_barrier(x) if x.dtype.itemsize < 4 else x).astype(jnp.float32)
-
-
-def rounded(y: jax.Array, dtype: np.dtype) -> jax.Array:
-    """A float32 array rounded to a float dtype, still in float32; the same array for float32."""
-    if dtype == jnp.bfloat16:
-        return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
-    return as_f32(y.astype(dtype)) if dtype.itemsize < 4 else y
 
 
 def _zeros(

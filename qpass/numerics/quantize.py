@@ -13,7 +13,8 @@ from jax import lax
 from qpass.errors import QuantizeError
 from qpass.numerics.axes import count_blocks, trim_order
 from qpass.numerics.blocks import cut_axes, finite_or_zero, reduce_blocks
-from qpass.numerics.formulas import as_f32, decode, encode, parameters, rounded
+from qpass.numerics.casts import as_f32, rounded
+from qpass.numerics.formulas import decode, encode, parameters
 from qpass.numerics.granularity import block_sizes
 from qpass.numerics.packing import pack as pack_bits
 from qpass.numerics.qtensor import QTensor
@@ -115,7 +116,7 @@ def find_range(
     counts = reduce_blocks(jnp.isfinite(values).astype(jnp.float32), blocks, jnp.sum)
     trial = partial(_round_trip, finite_or_zero(values), blocks, quantizer, x.dtype)
     to_scale = partial(rounded, dtype=quantizer.spoken.precision(x.dtype))
-    return quantizer.range.bounds(Sample(values, counts, blocks, importance, trial, to_scale))
+    return quantizer.range.bounds(Sample(x, counts, blocks, importance, trial, to_scale))
 
 
 def find_scales(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass.numerics.blocks import extremes, finite_or_zero, reduce_blocks
+from qpass.numerics.casts import as_f32
 
 type Bounds = tuple[jax.Array, jax.Array]
 
@@ -21,7 +22,7 @@ class Sample:
     """What a range looks at.
 
     Attributes:
-        x: float32, the array to be quantized.
+        x: the array to be quantized, of any float dtype.
         finite: float32 of the shape of the scales, how many finite elements each block has.
         blocks: one block size for each axis.
         importance: float32 that broadcasts to `values`, how much an error in each element counts,
@@ -40,8 +41,8 @@ class Sample:
 
     @property
     def values(self) -> jax.Array:
-        """The elements of x, and 0 for those that are not finite."""
-        return finite_or_zero(self.x)
+        """The elements of x in float32, and 0 for those that are not finite."""
+        return finite_or_zero(as_f32(self.x))
 
     def extremes(self) -> Bounds:
         """The least and the greatest finite value of each block and 0."""

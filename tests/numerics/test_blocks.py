@@ -45,6 +45,20 @@ def test_extremes(shape, blocks, large, monkeypatch):
     np.testing.assert_array_equal(greatest, by_numpy(finite, blocks)[1])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("blocks", [(1, 5), (37, 1), (8, 1)])
+def test_extremes_of_narrow_arrays_are_those_of_their_casts(dtype, blocks, monkeypatch):
+    monkeypatch.setattr(blocks_module, "_LARGE", 0)
+    x = jax.random.normal(jax.random.key(0), (37, 5)).astype(dtype)
+    x = x.at[0, :3].set(jnp.array([jnp.nan, jnp.inf, 1e-7], dtype))
+    found = jax.jit(lambda x: extremes(x, blocks))(x)
+    wide = np.asarray(x.astype(jnp.float32))
+    expected = by_numpy(np.where(np.isfinite(wide), wide, 0), blocks)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("blocks", [(1, 4), (0, 4), (0, 1)])
 def test_blocks_without_elements_have_zeros(blocks):
     least, greatest = extremes(jnp.zeros((0, 4)), blocks)
