@@ -5,6 +5,7 @@
 #pragma once
 
 #include "floating_panel.h"
+#include "prefetch.h"
 
 namespace qpass::floating {
 namespace {
@@ -33,6 +34,7 @@ void few_rows(const Operands& p, const float* lhs, const Block& at) {
   constexpr int kRows = Row::Isa::kDirectRows;
   for (int64_t n = at.column; n < at.column + at.columns; n += kColumns) {
     const Columns w(p, at.batch, n);
+    prefetch(w.codes[0] + kColumns * p.row_bytes(), kColumns * p.row_bytes());
     for (int64_t row = at.row; row < at.row + at.rows; row += kRows) {
       with_rows<kRows>(at.row + at.rows - row, [&](auto rows) {
         from_codes<rows, Row>(p, w, lhs, at.batch, row, out_at(p, at.batch, row, n));

@@ -16,6 +16,7 @@
 
 #include "integer.h"
 #include "integer_store.h"
+#include "prefetch.h"
 #include "scratch.h"
 
 namespace qpass {
@@ -181,6 +182,8 @@ QPASS_TARGET void few_block(const Operands& p, const Packed& packed, const Block
   copy_scales<V>(p, at, scales);
   for (int64_t column = 0; column < V::kLanes; column += kSide) {
     const Side<V> side(p, s, at, at.column + column);
+    const int64_t bytes = p.k * kBits / 8;
+    prefetch(side.rows[0] + kSide * bytes, kSide * bytes);
     for (int64_t r = 0; r < at.rows; ++r) {
       sum_side<V, kBits>(s, side, x + r * s.count * s.codes, sums + r * cells + column);
     }

@@ -1,6 +1,7 @@
 // Loops over the threads that XLA already runs; no thread is started here.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -10,19 +11,21 @@
 
 namespace qpass {
 
-// What the threads of one loop share. It outlives the loop: a helper that the pool runs too late
-// finds no task left, and never looks at `task`, which is the caller's.
+// What the threads of one loop share. A thread takes `step` tasks at a time, which read memory one
+// behind another. This outlives the loop: a helper that the pool runs too late finds no task left,
+// and never looks at `task`, which is the caller's.
 template <typename Task>
 struct Loop {
   const Task* task;
-  int64_t count;
+  int64_t count, step;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> done{0};
 
   void run() {
-    for (int64_t i = next++; i < count; i = next++) {
-      (*task)(i);
-      done.fetch_add(1, std::memory_order_release);
+    for (int64_t i = next.fetch_add(step); i < count; i = next.fetch_add(step)) {
+      const int64_t stop = std::min(i + step, count);
+      for (int64_t j = i; j < stop; ++j) (*task)(j);
+      done.fetch_add(stop - i, std::memory_order_release);
     }
   }
 
@@ -41,6 +44,7 @@ void parallel_for(xla::ffi::ThreadPool& pool, int64_t count, int64_t threads, co
   auto loop = std::make_shared<Loop<Task>>();
   loop->task = &task;
   loop->count = count;
+  loop->step = std::max<int64_t>(1, count / (threads * 8));
   const int64_t helpers = (threads < count ? threads : count) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule([loop] { loop->run(); });
   loop->run();
