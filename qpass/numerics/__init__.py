@@ -1,5 +1,6 @@
 """The wing that knows numbers and no programs: types, granularities, formulas, QTensor."""
 
+from qpass.numerics.blocks import count_nonfinite as count_nonfinite
 from qpass.numerics.canonical import Operand as Operand
 from qpass.numerics.canonical import common_cuts as common_cuts
 from qpass.numerics.dialects import AQT as AQT
@@ -11,7 +12,6 @@ from qpass.numerics.dialects import TORCHAO_INTX as TORCHAO_INTX
 from qpass.numerics.dialects import Dialect as Dialect
 from qpass.numerics.dialects import as_dialect as as_dialect
 from qpass.numerics.export import register_serialization
-from qpass.numerics.formulas import count_nonfinite as count_nonfinite
 from qpass.numerics.formulas import decode as decode
 from qpass.numerics.formulas import encode as encode
 from qpass.numerics.granularity import Granularity as Granularity

@@ -77,6 +77,20 @@ def extremes(x: jax.Array, blocks: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
     return jnp.minimum(least, 0), jnp.maximum(greatest, 0)
 
 
+# Jitted: step by step, each step would be an array as large as x.
+@jax.jit
+def count_nonfinite(x: jax.Array) -> jax.Array:
+    """How many elements of x are NaN or infinite: an int32 scalar. Stores nothing of the size of x.
+
+    NaN and infinities are counted apart for the same reason that `extremes` finds two at once.
+    """
+    parts = split_blocks(x, tuple(_local(n, n) for n in x.shape))
+    both = tuple(of(parts).astype(jnp.int32) for of in (jnp.isnan, jnp.isinf))
+    zeros, axes = (np.zeros((), np.int32),) * 2, tuple(range(1, parts.ndim, 2))
+    nans, infinities = lax.reduce(both, zeros, _add, axes)
+    return jnp.sum(nans + infinities)
+
+
 def finite_or_zero(x: jax.Array) -> jax.Array:
     """Replace by 0 what is not finite."""
     return jnp.where(jnp.isfinite(x), x, 0)
@@ -140,6 +154,10 @@ def _in_one_pass(x: jax.Array, local: tuple[int, ...]) -> Pair:
 
 def _widen(found: Pair, more: Pair) -> Pair:
     return lax.min(found[0], more[0]), lax.max(found[1], more[1])
+
+
+def _add(found: Pair, more: Pair) -> Pair:
+    return found[0] + more[0], found[1] + more[1]
 
 
 def _by_slices(x: jax.Array, local: tuple[int, ...]) -> Pair:

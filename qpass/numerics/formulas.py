@@ -174,11 +174,6 @@ def values_of(codes: jax.Array, qtype: QType) -> jax.Array:
     return decode_table(codes, qtype) if qtype.kind == "table" else codes.astype(jnp.float32)
 
 
-def count_nonfinite(x: jax.Array) -> jax.Array:
-    """How many elements of x are NaN or infinite: an int32 scalar."""
-    return jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
-
-
 def _zeros(
     zero: jax.Array | None, shape: tuple[int, ...], blocks: tuple[int, ...], qtype: QType
 ) -> Any:

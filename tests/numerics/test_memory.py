@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qpass.numerics import as_quantizer, blocks, quantize
+from qpass.numerics import as_quantizer, blocks, count_nonfinite, quantize
 
 SHAPE = (2048, 2048)
 
@@ -16,6 +16,17 @@ def test_temporaries_are_less_than_the_array(dtype, contract, quantizer):
     assert blocks.is_large(SHAPE)
     x = jax.ShapeDtypeStruct(SHAPE, dtype)
     fn = jax.jit(lambda x: quantize(x, as_quantizer(quantizer), (contract,), pack=True))
+    assert temporaries(fn, x) < x.size * jnp.dtype(dtype).itemsize
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_finite_weights_are_told_by_a_look_at_them(dtype):
+    x = jax.ShapeDtypeStruct(SHAPE, dtype)
+    assert temporaries(count_nonfinite, x) < 0.05 * x.size
+
+
+def temporaries(fn, x):
+    """Bytes that the compiled function needs beside argument and result."""
     needed = fn.lower(x).compile().memory_analysis()
     assert needed is not None
-    assert needed.temp_size_in_bytes < x.size * jnp.dtype(dtype).itemsize
+    return needed.temp_size_in_bytes
