@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,7 +18,7 @@ from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
 from qpass.ops.weights import abstract_weight, stored_nbytes
 from qpass.views import Row
-from qpass_kernels import Selection, select
+from qpass_kernels import select
 
 if TYPE_CHECKING:
     from qpass.plan import Decision, Plan
@@ -28,7 +29,7 @@ EVERY_KERNEL = "every kernel"
 
 def plan_rows(plan: Plan) -> tuple[Row, ...]:
     """One row for each site, then one for each equation that qpass cannot look into."""
-    chosen: dict[Any, Selection] = {}
+    chosen: dict[Any, Ran] = {}
     sizes = _leaf_bytes(plan)
     notes = _notes_by_site(plan)
     trails = Trails(plan.program, plan.dataflow)
@@ -50,7 +51,7 @@ def _row(
 ) -> Row:
     site = decision.site
     before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
-    kernel, refused, told = _kernel(plan, decision, chosen) if decision.action else ("", (), ())
+    ran = _kernel(plan, decision, chosen) if decision.action else Ran()
     lhs, rhs = (v.aval.str_short(short_dtypes=True) for v in site.eqn.invars[:2])
     return Row(
         id=site.id,
@@ -66,13 +67,14 @@ def _row(
         rule=decision.rule,
         rule_text=plan.rules[decision.rule].describe() if decision.rule is not None else "",
         scheme=str(decision.action.scheme) if decision.action else "",
-        kernel=kernel,
-        refused=refused,
+        kernel=ran.kernel,
+        refused=ran.refused,
         bytes_before=before,
         bytes_after=after,
         count=site.repeats,
         reason=decision.reason,
-        notes=(*decision.notes, *notes[site.key], *told),
+        notes=(*decision.notes, *notes[site.key], *ran.told),
+        slow=ran.slow,
         forward=site.forward,
         operands_from=() if decision.action else _operands_from(trails, site.nodes),
     )
@@ -105,8 +107,18 @@ def _opaque_row(found: Found, reason: str, number: int, trails: Trails) -> Row:
     )
 
 
-def _kernel(plan: Plan, decision: Decision, chosen: dict) -> tuple[str, Refused, tuple[str, ...]]:
-    """The kernel of a quantized site, which were refused, and what it does not get as it is.
+@dataclass(frozen=True)
+class Ran:
+    """What runs a quantized site: which kernels were refused, what it does not get as it is."""
+
+    kernel: str = ""
+    refused: Refused = ()
+    slow: str = ""
+    told: tuple[str, ...] = ()
+
+
+def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
+    """Find the kernel of a quantized site.
 
     Sites of equal shapes and schemes share the look-up.
     """
@@ -117,11 +129,16 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict) -> tuple[str, Refused,
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     told = decoded(spec, x, weight)
     if spec.sharding is not None:
-        return "xla", ((EVERY_KERNEL, "shardings are part of the types here"),), told
+        refused = ((EVERY_KERNEL, "shardings are part of the types here"),)
+        return Ran("xla", refused, told=told)
     key = (spec, aval.shape, aval.dtype, jax.tree.structure(weight), weight.shape)
     if key not in chosen:
-        chosen[key] = select(plan.kernels, plan.platform, product_of(spec, x, weight))
-    return chosen[key].kernel.name, chosen[key].refused, told
+        product = product_of(spec, x, weight)
+        picked = select(plan.kernels, plan.platform, product)
+        padded = product.batch * product.n * product.k != weight.size
+        slow = picked.kernel.slow(product, padded)
+        chosen[key] = Ran(picked.kernel.name, picked.refused, slow)
+    return replace(chosen[key], told=told)
 
 
 def _leaf_bytes(plan: Plan) -> dict[int, tuple[int, int]]:

@@ -47,7 +47,7 @@ class Entry:
         kernel: what computes its products.
         compile_s: seconds until it could run.
         error: of its result, relative to float64; None where it is not known.
-        planned: what its plan said beforehand, besides the kernel.
+        planned: where its plan said beforehand that it may be slower than float.
     """
 
     name: str
@@ -119,7 +119,7 @@ def contender(case: Case, variant: Variant, drawn: Any) -> Contender:
         kernel=", ".join(dict.fromkeys(row.kernel for row in rows)) or "XLA",
         compile_s=seconds,
         error=products.error(run(*args), drawn) if isinstance(case, Product) else None,
-        planned=tuple(dict.fromkeys(note for row in rows for note in row.notes)),
+        planned=tuple(dict.fromkeys(row.slow for row in rows if row.slow)),
     )
     return Contender(entry, Calls(run, args))
 

@@ -1,7 +1,6 @@
 """Random shapes: how the slowest of them do, and whether the plan said so beforehand.
 
-The plan says so where a product that runs slower than float has a note, or a kernel that the plan
-calls slow: what it said is in the row, word by word.
+What the plan said (`qpass.views.Row.slow`) is in a row as "planned", word by word.
 """
 
 from __future__ import annotations

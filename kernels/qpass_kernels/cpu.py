@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from qpass_kernels import cpu_groups, reference
+from qpass_kernels import cpu_cost, cpu_groups, reference
 from qpass_kernels.cpu_codes import as_bytes, decode, parts
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype
 
@@ -201,4 +201,4 @@ def _times_groups(product: Product, values: Any, scale: Any) -> Any:
     return jnp.reshape(jnp.reshape(values, shape) * scale[..., None], values.shape)
 
 
-CPU = Kernel("cpu", ("cpu",), supports, run, run_stacked=run_stacked)
+CPU = Kernel("cpu", ("cpu",), supports, run, run_stacked=run_stacked, slow=cpu_cost.by_xla)

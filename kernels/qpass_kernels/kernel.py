@@ -7,6 +7,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from qpass_kernels.row_quantizer import RowQuantizer
+
 # 8-bit floats that no tensor core of the kernels here multiplies
 FOREIGN_FP8 = ("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e4m3b11fnuz")
 CODES = ("int8", "int4", "float8_e4m3fn", "float8_e5m2", *FOREIGN_FP8)
@@ -98,6 +100,13 @@ class Kernel:
             None: the layer is cut out and handed to `run`. Both give the same bits.
         local: calls compiled code of this machine. It is passed over where the program is exported
             or split over devices by the compiler.
+        rows: a way to quantize the rows of left operands, whichever kernel of the table multiplies
+            them; None: this kernel brings none.
+        meant_for: whether the product is of the kind that this kernel is there for; others are
+            passed over without a word.
+        slow: (Product, whether the weight is first padded to whole groups, at every call) -> what a
+            plan should say where this may be slower than float; "" where it should not be, or
+            nobody knows.
     """
 
     name: str
@@ -106,6 +115,9 @@ class Kernel:
     run: Callable[..., Any]
     run_stacked: Callable[..., Any] | None = None
     local: bool = False
+    rows: RowQuantizer | None = None
+    meant_for: Callable[[Product], bool] = lambda product: True
+    slow: Callable[[Product, bool], str] = lambda product, padded: ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class Selection:
 def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Selection:
     """Take the first kernel of the platform that supports the product.
 
-    Kernels of other platforms are passed over without being listed as refusals.
+    Kernels of other platforms, or for products of another kind, are not listed as refusals.
 
     Raises:
         ValueError: no kernel in the table takes the product.
@@ -127,7 +139,7 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
     platform = ALIASES.get(platform, platform)
     refused = []
     for kernel in kernels:
-        if kernel.platforms and platform not in kernel.platforms:
+        if not _is_for(kernel, platform, product):
             continue
         reason = kernel.supports(product)
         if reason is None:
@@ -138,6 +150,10 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
         + ("; ".join(f"{name}: {reason}" for name, reason in refused) or "none for this platform")
         + ". End the table with qpass_kernels.REFERENCE, which takes every product."
     )
+
+
+def _is_for(kernel: Kernel, platform: str, product: Product) -> bool:
+    return (not kernel.platforms or platform in kernel.platforms) and kernel.meant_for(product)
 
 
 def portable(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:

@@ -96,7 +96,8 @@ def bench(
         terminal.write(html, lambda: _page(report, quality))
         print(terminal.to_json(report)) if json else terminal.results().print(drawn)
         regressed = bool(compare) and _regressed(_read(compare), report, json)
-    if regressed:
+        silent = suite is Suite.sweep and _was_silent(report)
+    if regressed or silent:
         raise typer.Exit(REGRESSED)
 
 
@@ -149,6 +150,13 @@ def _regressed(old: Any, new: Any, quiet: bool) -> bool:
     found = regressions.compare(old, new)
     terminal.results(quiet).print(bench_table.comparison(found))
     return bool(found.called("regression"))
+
+
+def _was_silent(report: Any) -> bool:
+    """Whether a random shape is slow that no plan spoke of."""
+    from qpass_bench import sweep
+
+    return any(line["unsaid"] for line in sweep.summary(report["rows"]))
 
 
 def _read(file: Path) -> Any:

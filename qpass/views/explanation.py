@@ -128,7 +128,7 @@ def _rules(said: Sequence[Said]) -> Table:
 
 def _decision(row: Row) -> Group:
     head = Text(row.scheme, style="green") if row.quantized else Text(f"float: {row.reason}")
-    return Group(head, *(Text(note, style="yellow") for note in row.notes))
+    return Group(head, *(Text(note, style="yellow") for note in row.told))
 
 
 def _grid(columns: int) -> Table:

@@ -110,5 +110,5 @@ def _decision(row: Row) -> Cell:
     refused = tuple(f"not {kernel}: {why}" for kernel, why in row.refused)
     if row.quantized:
         kernel = f"by {row.kernel}" if row.kernel else ""
-        return Cell(row.scheme, (kernel, *row.notes, *refused), look="quantized")
-    return Cell(row.reason, (*row.notes, *row.unsaid, *refused), look="reason")
+        return Cell(row.scheme, (kernel, *row.told, *refused), look="quantized")
+    return Cell(row.reason, (*row.told, *row.unsaid, *refused), look="reason")

@@ -28,6 +28,8 @@ class Row:
         count: how often the site runs in one call: the product of the scan lengths around it.
         reason: why the site stays float; "" when it is quantized.
         notes: what else is worth knowing, as where a QTensor had to be dequantized.
+        slow: how much slower than float it may be on this platform, and why; "" where it should not
+            be, or nobody knows.
         forward: id of the site that a backward product differentiates, or that a rematerialized
             backward pass runs again here; "" for others.
         operands_from: of a site left float, where each operand comes from, as
@@ -54,8 +56,14 @@ class Row:
     count: int = 1
     reason: str = ""
     notes: tuple[str, ...] = ()
+    slow: str = ""
     forward: str = ""
     operands_from: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """All that is worth knowing: notes, and whether it may be slow."""
+        return (*self.notes, *filter(None, (self.slow,)))
 
     @property
     def unsaid(self) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def _product(row: Row, details: bool) -> Group:
 def _decision(row: Row, details: bool) -> Group:
     head = _scheme(row) if row.quantized else Text(row.reason, style="dim italic")
     rule = Text("" if row.rule is None else f"rule {row.rule}", style="dim")
-    notes = (Text(note, style="yellow") for note in row.notes)
+    notes = (Text(note, style="yellow") for note in row.told)
     more = (*row.unsaid, *(f"not {kernel}: {why}" for kernel, why in row.refused))
     return _cell(head, rule, *notes, *(Text(text, style="dim") for text in more if details))
 

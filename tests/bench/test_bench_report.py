@@ -74,6 +74,14 @@ def test_a_sweep_counts_slow_shapes_that_no_plan_spoke_of(report):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("planned", "status"), [([], 1), (["slow here"], 0)])
+def test_the_status_says_whether_a_plan_was_silent(report, tmp_path, planned, status):
+    own = [row("sweep", "random #0", "int8 W8A8", 0.5, planned=planned)]
+    run = tmp_path / "sweep.json"
+    run.write_text(json.dumps({**report, "rows": own}))
+    assert qpass("sweep", "--results", run).exit_code == status
+
+
 def test_json_is_what_was_measured(file, report, tmp_path):
     out = tmp_path / "new" / "copy.json"
     assert json.loads(qpass("--results", file, "--json", "--out", out).stdout) == report

@@ -3,7 +3,14 @@
 import pytest
 from jax import export
 
-from qpass_kernels import KERNELS, REFERENCE, Kernel, Product, select
+from qpass_kernels import (
+    KERNELS,
+    REFERENCE,
+    Kernel,
+    Product,
+    Selection,
+    select,
+)
 from tests.kernels.oracle import product
 
 P = product(4, 8, 64, "int8", "int8")
@@ -27,6 +34,18 @@ def test_kernels_of_other_platforms_are_passed_over_silently():
     chosen = select((refusing("tpu only", ("tpu",)), TAKES, REFERENCE), "cpu", P)
     assert chosen.kernel is REFERENCE
     assert chosen.refused == ()
+
+
+def test_kernels_for_other_kinds_of_products_are_passed_over_silently():
+    other = Kernel("other", (), lambda p: "unasked", lambda *a: None, meant_for=lambda p: False)
+    assert select((other, REFERENCE), "cpu", P) == Selection(REFERENCE, ())
+
+
+@pytest.mark.parametrize(
+    ("lhs", "other"), [("int8", "cpu-native-float"), ("float32", "cpu-native-int")]
+)
+def test_no_compiled_kernel_is_said_to_refuse_what_the_other_is_for(lhs, other):
+    assert other not in dict(select(KERNELS, "cpu", product(4, 8, 64, lhs, "int8")).refused)
 
 
 def test_gpu_means_cuda():

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qpass_kernels import reference
+from qpass_kernels import cpu_cost, reference
 from qpass_kernels.cpu_codes import FP8
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype, first_reason
 from qpass_kernels.native import library
@@ -99,4 +99,13 @@ def _minifloat(name: str) -> np.ndarray:
     return np.array([form.mantissa, form.bias, form.largest, nan], np.int32)
 
 
-NATIVE_FLOAT = Kernel("cpu-native-float", ("cpu",), supports, run, run_stacked, local=True)
+NATIVE_FLOAT = Kernel(
+    "cpu-native-float",
+    ("cpu",),
+    supports,
+    run,
+    run_stacked,
+    local=True,
+    meant_for=lambda product: product.weight_only,
+    slow=cpu_cost.native_floating,
+)

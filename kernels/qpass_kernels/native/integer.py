@@ -16,18 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qpass_kernels import reference
+from qpass_kernels import cpu_cost, reference
 from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
 from qpass_kernels.native import library
-
-INTEGERS = ("int8", "int4")
+from qpass_kernels.native.rows import NATIVE_ROWS
 
 
 def supports(product: Product) -> str | None:
     """Take every product of integer codes whose sizes are numbers, where the library is."""
     return (
         first_reason(
-            (not {product.lhs, product.rhs} <= set(INTEGERS), "not a product of integer codes"),
+            (not product.integer, "not a product of integer codes"),
             (
                 product.symbolic,
                 f"symbolic {' and '.join(product.symbolic)}: compiled code takes numbers",
@@ -75,4 +74,14 @@ def run_stacked(
     return call(*operands, group=np.int64(group), isa=isa)
 
 
-NATIVE_INT = Kernel("cpu-native-int", ("cpu",), supports, run, run_stacked, local=True)
+NATIVE_INT = Kernel(
+    "cpu-native-int",
+    ("cpu",),
+    supports,
+    run,
+    run_stacked,
+    local=True,
+    rows=NATIVE_ROWS,
+    meant_for=lambda product: product.integer,
+    slow=cpu_cost.native_integer,
+)
