@@ -22,6 +22,7 @@ from qpass.numerics.clipping import in_range
 from qpass.ops.axes_of_product import Dims, Layout, flatten, lay_out, restore
 from qpass.ops.layer import Layer, tensor, whole_stack
 from qpass.ops.matmul import describe, quantized_matmul
+from qpass.ops.rows import is_by_rows, quantize_rows
 from qpass.ops.sharded import product_of_codes
 from qpass.ops.static import whole_range
 from qpass.ops.straight_through import dequantize, straight_through
@@ -176,7 +177,7 @@ def _in_place(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> QTensor:
     """The activation quantized in its own layout; groups lie along the axis that ends K."""
     assert spec.act is not None
     contract = lay_out(spec.dims, spec.weight, x.ndim, w).x_contract
-    return _quantize_act(x, spec.act, contract, fed)
+    return _quantize_act(x, spec.act, contract, fed, spec.kernels)
 
 
 def own_key(fed: dict | None, operand: int, x: jax.Array) -> jax.Array | None:
@@ -192,9 +193,13 @@ def own_key(fed: dict | None, operand: int, x: jax.Array) -> jax.Array | None:
     return reduce(jax.random.fold_in, [operand, *places], key)
 
 
-def _quantize_act(x: jax.Array, act: Quantizer, contract: tuple[int, ...], fed: dict) -> QTensor:
+def _quantize_act(
+    x: jax.Array, act: Quantizer, contract: tuple[int, ...], fed: dict, kernels: tuple[Kernel, ...]
+) -> QTensor:
     """The activation quantized, with what its site is fed for that."""
     act, bounds = whole_range(act, fed.get("bounds", {}).get("act"), x.ndim)
+    if bounds is None and is_by_rows(x, act, contract):
+        return quantize_rows(x, act, len(contract), kernels)
     return quantize(x, act, contract, bounds=bounds, key=own_key(fed, 0, x))
 
 

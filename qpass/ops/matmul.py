@@ -193,7 +193,7 @@ def _out_of_axis(out: Any, axis: int, size: int) -> tuple[Any, int]:
     return jnp.reshape(out, shape), axis
 
 
-def _no_rule(*args, **params):
+def no_rule(*args, **params):
     """Reached where JAX has lost the straight-through rule of the product around the primitive.
 
     jax 0.11 does so to every ``custom_jvp`` inside a ``scan`` that has been differentiated in
@@ -230,7 +230,7 @@ def _lower(ctx: Any, *args: Any, platform: str, kernels: tuple, **params: Any) -
 quantized_matmul_p.def_impl(_eager)
 quantized_matmul_p.def_abstract_eval(_abstract)
 batching.primitive_batchers[quantized_matmul_p] = _batch
-ad.primitive_jvps[quantized_matmul_p] = _no_rule
+ad.primitive_jvps[quantized_matmul_p] = no_rule
 for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(
         quantized_matmul_p, partial(_lower, platform=_platform), platform=_platform
