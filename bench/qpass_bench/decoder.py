@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 Cache = dict[str, jax.Array]
-"""Keys and values of every layer: ``{"k", "v"}``, each ``f32[L, B, S, KV, H]``."""
+"""Keys and values of every layer: ``{"k", "v"}``, each ``f32[L, B, KV, S, H]``."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class DecoderConfig:
 
 
 def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
-    """Zero keys and values for ``length`` positions: each ``[L, batch, length, KV, H]``."""
-    shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
+    """Zero keys and values for ``length`` positions: each ``[L, batch, KV, length, H]``."""
+    shape = (config.layers, batch, config.kv_heads, length, config.head_dim)
     return {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
 
 
@@ -55,22 +55,23 @@ def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def attend(q: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
-    """Causal grouped-query attention: ``q [B, T, N, H]`` over ``keys, values [B, S, KV, H]``.
+    """Causal grouped-query attention: ``q [B, T, N, H]`` over ``keys, values [B, KV, S, H]``.
 
     Query t stands at ``position + t`` and sees the cache up to there, itself included.
     """
     batch, steps, heads, dim = q.shape
-    length, groups = keys.shape[1:3]
+    groups, length = keys.shape[1:3]
     q = q.reshape(batch, steps, groups, heads // groups, dim) * dim**-0.5
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, keys)
+    scores = jnp.einsum("btkgh,bksh->bkgts", q, keys)
     seen = jnp.arange(length) <= position + jnp.arange(steps)[:, None]
     weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, values).reshape(batch, steps, heads, dim)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, values).reshape(batch, steps, heads, dim)
 
 
-def store(old: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """Write ``new [B, T, KV, H]`` into ``old [B, S, KV, H]`` from ``position`` on."""
-    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)
+def store(old: jax.Array, new: jax.Array, layer: jax.Array, position: jax.Array) -> jax.Array:
+    """Write ``new [B, T, KV, H]`` into a layer of ``old [L, B, KV, S, H]`` from ``position`` on."""
+    start = (layer, 0, 0, position, 0)
+    return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2)[None].astype(old.dtype), start)
 
 
 class Attention(nn.Module):
@@ -79,7 +80,7 @@ class Attention(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, cache, rope, position):
+    def __call__(self, x, cache, layer, rope, position):
         """Mix ``x [B, T, D]`` with the cache of one layer; returns both, extended."""
         c = self.config
         heads = lambda n, name: nn.DenseGeneral(  # noqa: E731
@@ -88,8 +89,11 @@ class Attention(nn.Module):
         q = rotate(heads(c.heads, "q")(x), rope)
         k = rotate(heads(c.kv_heads, "k")(x), rope)
         v = heads(c.kv_heads, "v")(x)
-        cache = {"k": store(cache["k"], k, position), "v": store(cache["v"], v, position)}
-        mixed = attend(q, cache["k"], cache["v"], position)
+        cache = {
+            "k": store(cache["k"], k, layer, position),
+            "v": store(cache["v"], v, layer, position),
+        }
+        mixed = attend(q, cache["k"][layer], cache["v"][layer], position)
         out = nn.DenseGeneral(c.width, axis=(-2, -1), use_bias=False, dtype=c.dtype, name="o")
         return out(mixed), cache
 
@@ -110,19 +114,25 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer, as the body of a scan: carries ``x``, maps over the layer's slice of the cache."""
+    """One layer, as the body of a scan.
+
+    The caches of all layers are carried, so that a step writes its own tokens and nothing else;
+    scanned over, they would be copied as a whole for each token.
+    """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, cache, rope, position):
-        """One step of the scan: the new carry and the new slice."""
+    def __call__(self, carry, rope, position):
+        """One step: ``x``, the caches and the number of the layer, of this one and of the next."""
+        x, cache, layer = carry
         norm = lambda name: nn.RMSNorm(self.config.eps, dtype=self.config.dtype, name=name)  # noqa: E731
         mixed, cache = Attention(self.config, name="attention")(
-            norm("attention_norm")(x), cache, rope, position
+            norm("attention_norm")(x), cache, layer, rope, position
         )
         x = x + mixed
-        return x + Mlp(self.config, name="mlp")(norm("mlp_norm")(x)), cache
+        x = x + Mlp(self.config, name="mlp")(norm("mlp_norm")(x))
+        return (x, cache, layer + 1), None
 
 
 class Decoder(nn.Module):
@@ -136,7 +146,7 @@ class Decoder(nn.Module):
         c = self.config
         embed = nn.Embed(c.vocab, c.width, dtype=c.dtype, name="embed")
         rope = rope_angles(c, position + jnp.arange(tokens.shape[1]))
-        axes: Any = (0, nn.broadcast, nn.broadcast)  # Flax declares int, and takes a tuple
+        axes: Any = (nn.broadcast, nn.broadcast)  # Flax declares int, and takes a tuple
         layers = nn.scan(
             Block,
             variable_axes={"params": 0},
@@ -144,7 +154,8 @@ class Decoder(nn.Module):
             in_axes=axes,
             length=c.layers,
         )
-        x, cache = layers(c, name="layers")(embed(tokens), cache, rope, position)
+        carry = embed(tokens), cache, jnp.int32(0)
+        (x, cache, _), _ = layers(c, name="layers")(carry, rope, position)
         if at is not None:
             x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
         return embed.attend(nn.RMSNorm(c.eps, dtype=c.dtype, name="norm")(x)), cache

@@ -72,7 +72,7 @@ def _decode(
         ran, and the cache. A row that has said ``stop`` repeats it; the loop ends when every row
         has.
     """
-    start = jnp.full((token.shape[0], cache["k"].shape[2]), NEVER, jnp.int32)
+    start = jnp.full((token.shape[0], cache["k"].shape[3]), NEVER, jnp.int32)
 
     def going(state):
         step, token, *_ = state

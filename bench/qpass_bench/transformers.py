@@ -70,12 +70,11 @@ class Decoder:
         x = params["embed"]["embedding"][tokens] if c.vocab else tokens
         rope = decoder.rope_angles(c, position + jnp.arange(x.shape[1]))
 
-        def layer(x, scanned):
-            weights, cache = scanned
+        def layer(carry, weights):
             weights = turn(weights, back=True) if self.turned else weights
-            return decoder.Block(c).apply({"params": weights}, x, cache, rope, position)
+            return decoder.Block(c).apply({"params": weights}, carry, rope, position)
 
-        x, cache = jax.lax.scan(layer, x, (params["layers"], cache))
+        (x, cache, _), _ = jax.lax.scan(layer, (x, cache, jnp.int32(0)), params["layers"])
         if at is not None:
             x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
         return self._head(params, x), cache
@@ -139,9 +138,9 @@ def _layer_shapes(sizes: Sizes) -> Any:
             mask = jnp.ones((1, 2), jnp.int32)
             return minilm.Block(encoder_config(sizes)).init(key, x, mask)["params"]
         c = decoder_config(sizes)
-        cache = jax.tree.map(lambda stacked: stacked[0], decoder.empty_cache(c, 1, 2))
+        carry = x, decoder.empty_cache(c, 1, 2), jnp.int32(0)
         rope = decoder.rope_angles(c, jnp.arange(2))
-        return decoder.Block(c).init(key, x, cache, rope, jnp.int32(0))["params"]
+        return decoder.Block(c).init(key, carry, rope, jnp.int32(0))["params"]
 
     x = jnp.zeros((1, 2, sizes.width))
     return jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), sizes.layers))
