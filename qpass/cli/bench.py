@@ -27,11 +27,13 @@ class Suite(StrEnum):
     all = "all"
     sweep = "sweep"
     transform = "transform"
+    overhead = "overhead"
 
 
 SUITES = (
     "products, blocks, models, or all of these: speed beside float and peers. "
-    "sweep: random shapes. transform: cost of rewriting."
+    "sweep: random shapes. transform: cost of rewriting. "
+    "overhead: cost of calls, memory while quantizing, bytes on disk."
 )
 Pattern = Annotated[
     str, typer.Option("--filter", metavar="REGEX", help="Only cases in whose name this occurs.")
@@ -84,9 +86,12 @@ def bench(
     """Time quantized products, blocks and models beside float, or what rewriting costs."""
     with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
         foreign = {"--html": html, "--compare": compare, "--results": results}
-        _refuse(suite, foreign if suite is Suite.transform else {"--plot": plot})
+        _refuse(suite, foreign if suite in (Suite.transform, Suite.overhead) else {})
+        _refuse(suite, {} if suite is Suite.transform else {"--plot": plot})
         if suite is Suite.transform:
             report, drawn = _transform(plot)
+        elif suite is Suite.overhead:
+            report, drawn = _overhead(rounds)
         else:
             from qpass_bench.session import Asked
 
@@ -135,6 +140,14 @@ def _transform(plot: Path | None) -> tuple[Any, Any]:
         plot.parent.mkdir(parents=True, exist_ok=True)
         transform.plot(rows, plot)
     return transform.report(rows), show.transform_table(rows)
+
+
+def _overhead(rounds: int) -> tuple[Any, Any]:
+    from qpass_bench import overhead
+
+    with show.progress_bar("measuring", overhead.steps(), terminal.progress()) as tick:
+        report = overhead.run(rounds, tick)
+    return report, overhead.shown(report)
 
 
 def _page(report: Any, quality: Path | None) -> str:
