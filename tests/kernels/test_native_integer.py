@@ -95,7 +95,7 @@ def test_shapes(isa, m, n, k, group, rhs, sides):
 @st.composite
 def random_products(draw):
     size = st.integers(1, 70)
-    codes = st.sampled_from(integer.INTEGERS)
+    codes = st.sampled_from(["int8", "int4"])
     return product(
         draw(size),
         draw(size),
