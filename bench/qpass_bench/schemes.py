@@ -33,15 +33,11 @@ FLOAT = Variant("float32", "the model as it is")
 
 # A few channels of this model are hundreds of times larger than the others, and one scale a token
 # rounds those others away. Measured on 4,096 tokens on CPU: one scale a token multiplies perplexity
-# by about 1.04, groups of 192 by 1.017, groups of 96 by 1.015, these by 1.010. Sixteen groups are
-# as many as the CPU's product for one row takes at no cost, and `down` contracts 1,536 elements.
+# by about 1.04, groups of 192 by 1.017, groups of 96 by 1.015, these by 1.010.
 W8A8 = Variant(
     "int8 W8A8",
-    "every weight int8 per output channel, activations int8 per token in groups of 64 (down: 96)",
-    (
-        Rule(path="**/down/**", weight="int8", act=qpass.int8.grouped(96)),
-        Rule(path="**", weight="int8", act=qpass.int8.grouped(64)),
-    ),
+    "every weight int8 per output channel, activations int8 per token in groups of 64",
+    (Rule(path="**", weight="int8", act=qpass.int8.grouped(64)),),
     units="int8",
 )
 
