@@ -71,7 +71,7 @@ def main() -> None:
     if arguments.numerics:
         _numerics()
     if arguments.performance:
-        names = ("demo-cpu", "heldout-cpu", "transform-cpu", "quantizing-cpu")
+        names = ("demo-cpu", "heldout-cpu", "transform-cpu", "quantizing-cpu", "overhead-cpu")
         reports = [_result(name) for name in names]
         (DOCS / "performance.md").write_text(pages.performance(*reports), encoding="utf-8")
     if arguments.frameworks:

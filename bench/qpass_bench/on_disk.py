@@ -48,7 +48,7 @@ def written(tree: Any) -> int:
 
 
 def as_bytes(x: jax.Array) -> np.ndarray:
-    """An array in a type that files know: two codes of 4 bits, low first, or other types as bits."""
+    """An array in a type that files know: two codes of 4 bits, low first, others as bits."""
     array = np.asarray(x)
     if x.dtype.name in FOUR_BITS:
         nibbles = array.reshape(-1).view(np.uint8) & 15

@@ -7,6 +7,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from qpass_bench import overhead as costs
+
 
 def template(name: str) -> Template:
     """A page with places for what was measured."""
@@ -32,6 +34,7 @@ def performance(
     heldout: dict[str, Any],
     transform: dict[str, Any],
     quantizing: dict[str, Any],
+    overhead: dict[str, Any],
 ) -> str:
     """``docs/performance.md`` from what the demo and the modules of these names measured."""
     variants, machine = report["variants"], report["machine"]
@@ -53,6 +56,7 @@ def performance(
         transform=transform_table(transform["rows"]),
         transform_date=transform["date"],
         **quantizing_tables(quantizing),
+        **overhead_tables(overhead),
         heldout="; ".join(_heldout(name, heldout[name]) for name in heldout if " " in name),
     )
 
@@ -81,6 +85,18 @@ def quantizing_tables(report: dict[str, Any]) -> dict[str, str]:
         "streams": ", ".join(
             f"{name} {s['gb_per_s']:.0f} GB/s" for name, s in report["streams"].items()
         ),
+    }
+
+
+def overhead_tables(report: dict[str, Any]) -> dict[str, str]:
+    """What the template calls the parts of the section on qpass itself, and what they hold."""
+    names = ("programs", "calls", "memory", "disk")
+    found = zip(names, costs.tables(report), strict=True)
+    return {
+        **{f"overhead_{name}": table(head, rows) for name, (head, rows) in found},
+        "overhead_date": report["date"],
+        "overhead_jax": report["machine"]["jax"],
+        "overhead_rounds": str(report["calls"][0]["rounds"]),
     }
 
 
