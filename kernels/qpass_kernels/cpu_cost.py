@@ -18,14 +18,17 @@ WARNED = 0.9
 """Estimated speed over float32's below which a plan says so."""
 
 REASONS = (
-    "the product is so small that calling it takes the time",
+    "mostly calling",
     "activations cost more than the product saves",
-    "decoding the weight costs more than the product saves",
+    "decoding costs more than the product saves",
     "the result costs more than the product saves",
-    "this form multiplies more slowly",
-    "the weight is copied at every call, because its rows do not end with a group or a byte",
+    "multiplies more slowly",
+    "each call copies the weight, whose rows do not end with a group or a byte",
 )
-"""What to say of each of the `Costs` where it is the one that costs most."""
+"""What to say of each part where it is the one that costs most."""
+
+COPY_BYTE, COPY = 0.25, {"int4": 1.2}
+"""Nanoseconds for each number of a weight that is copied; int4 are unpacked and packed again."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,6 @@ class Costs:
         weight: a number of the weight.
         result: a number of the result, and of each group's part of it.
         step: a multiply-add.
-        copy: a number of a weight that is copied first.
     """
 
     call: float
@@ -46,40 +48,44 @@ class Costs:
     weight: float
     result: float
     step: float
-    copy: float = 0.0
 
     def parts(self, product: Product, copied: bool) -> tuple[float, ...]:
-        """Nanoseconds for each field."""
+        """Nanoseconds for each field, and for copying the weight first if it is."""
         b, m, n, k = product.batch, product.m, product.n, product.k
         left, weight, result = b * m * k, b * n * k, b * m * n * product.groups
-        counts = (1, left, weight, result, left * n, copied * weight)
-        return tuple(cost * count for cost, count in zip(astuple(self), counts, strict=True))
+        counts = (1, left, weight, result, left * n)
+        spent = (cost * count for cost, count in zip(astuple(self), counts, strict=True))
+        return (*spent, copied * weight * COPY.get(product.rhs, COPY_BYTE))
 
 
-FLOAT32 = Costs(7400, 0.11, 0.041, 0.23, 0.0107)
-NATIVE_ROW = Costs(18000, 1.76, 0.038, 1.33, 0.0026, 0.85)
-NATIVE_GROUP = Costs(11000, 2.55, 0.21, 0.088, 0.0031, 0.98)
-NATIVE_CODES = Costs(13000, 0.82, 0.038, 0.115, 0.0131, 1.1)
-XLA_ROW = Costs(21000, 1.65, 0.038, 1.48, 0.0040)
-XLA_GROUP = Costs(8400, 2.9, 0.51, 1.16, 0.0)
-XLA_FLOAT = Costs(18000, 0.37, 0.59, 0.63, 0.018, 0.61)
+FLOAT32 = Costs(7400, 0.11, 0.059, 0.23, 0.0105)
+NATIVE_CODES = Costs(16000, 1.2, 0.019, 1.3, 0.0029)
+NATIVE_CODES_GROUPED = Costs(17000, 2.4, 0.018, 0.079, 0.0042)
+NATIVE_INTS = Costs(9700, 0.61, 0.025, 2.0, 0.0136)
+NATIVE_OTHERS = Costs(13000, 1.6, 0.020, 0.0, 0.0158)
+XLA_CODES = Costs(21000, 1.7, 0.038, 1.5, 0.0040)
+XLA_CODES_GROUPED = Costs(9400, 2.9, 0.52, 1.7, 0.0)
+XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.63, 0.018)
 
 
 def native_integer(product: Product, padded: bool) -> str:
     """What to say of a compiled product of integer codes."""
-    costs = NATIVE_GROUP if product.grouped else NATIVE_ROW
+    costs = NATIVE_CODES_GROUPED if product.grouped else NATIVE_CODES
     return warning(costs, product, padded or _is_odd(product))
 
 
 def native_floating(product: Product, padded: bool) -> str:
     """What to say of a compiled weight-only product."""
-    return warning(NATIVE_CODES, product, padded or _is_odd(product))
+    plain = "int" in product.rhs and not product.grouped
+    return warning(NATIVE_INTS if plain else NATIVE_OTHERS, product, padded or _is_odd(product))
 
 
 def by_xla(product: Product, padded: bool) -> str:
     """What to say of a product that XLA compiles."""
     exact = product.integer and not product.grouped
-    costs = XLA_GROUP if cpu_groups.fits(product) else XLA_ROW if exact else XLA_FLOAT
+    costs = XLA_CODES if exact else XLA_FLOATS
+    if cpu_groups.fits(product):
+        costs = XLA_CODES_GROUPED
     return warning(costs, product, padded or _is_odd(product))
 
 
