@@ -48,7 +48,7 @@ def top_equations(fn: Callable[..., Any], *args: Any) -> int:
 
 def instructions(fn: Callable[..., Any], *args: Any) -> Counter[str]:
     """How often each operation occurs in the compiled program."""
-    return Counter(OPCODE.findall(jax.jit(fn).lower(*args).compile().as_text()))
+    return Counter(OPCODE.findall(jax.jit(fn).lower(*args).compile().as_text() or ""))
 
 
 def programs() -> list[dict[str, Any]]:

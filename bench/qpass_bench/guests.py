@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from qpass.errors import QPassError
 from qpass_bench import fetch, gguf_files, products
-from qpass_bench.cases import Case, Product, Transformer, describe
+from qpass_bench.cases import SMOLLM2, Case, Product, Transformer, describe
 from qpass_bench.contenders import Calls, Contender, Entry
 from qpass_bench.contestant import buffer_bytes
 from qpass_bench.machine import threads
@@ -84,9 +84,6 @@ class Abroad:
         """Have it load a case; its weights are the same, for it draws or reads them likewise."""
         name = self.worker.peer.name
         asked = spelled(case, self.cache)
-        if asked is None:
-            yield Missing(name, "is run on products, decoding and prefill only")
-            return
         self.worker.unload()
         for variant in self.worker.variants:
             try:
@@ -108,16 +105,14 @@ class Abroad:
         return Contender(entry, partial(self.worker.run, variant=variant))
 
 
-def spelled(case: Case, cache: Path | None = None) -> dict[str, Any] | None:
-    """A case as a peer is told it; None where peers take no such case."""
+def spelled(case: Case, cache: Path | None = None) -> dict[str, Any]:
+    """A case as a peer is told it."""
     common = {"kind": case.kind, "name": case.name}
     if isinstance(case, Product):
         sizes = {name: getattr(case, name) for name in ("m", "k", "n", "experts", "seed")}
         return {**common, **sizes}
-    if isinstance(case, Transformer):
-        file = {"file": str(_files(cache))} if case.sizes.vocab else {}
-        return {**describe(case), **file}
-    return None
+    whole = isinstance(case, Transformer) and case.sizes == SMOLLM2
+    return {**describe(case), **({"file": str(_files(cache))} if whole else {})}
 
 
 def _files(cache: Path | None) -> Path:

@@ -81,9 +81,10 @@ def with_outliers(seed: int = 0) -> np.ndarray:
     return np.where(chosen, 50, 1).astype(np.float32) * normal(seed)
 
 
-def importance(columns: int, seed: int = 2) -> np.ndarray:
+def importance(columns: int, seed: int = 2) -> jax.Array:
     """How much an error in each column counts to `wmse`: as if inputs differed much in size."""
-    return np.exp(2 * np.random.default_rng(seed).standard_normal(columns)).astype(np.float32)
+    drawn = np.random.default_rng(seed).standard_normal(columns)
+    return jnp.asarray(np.exp(2 * drawn), jnp.float32)
 
 
 def weights(cache: Path | None = None, layer: int = LAYER) -> list[np.ndarray]:

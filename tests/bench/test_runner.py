@@ -134,7 +134,13 @@ def test_a_peer_takes_products_in_its_own_process():
         (missing,) = peer(Product("a", "b", 1, 101, 1), None)
         assert "too large" in missing.why
         (missing,) = peer(Transformer(LLAMA_70B, "decode", 1), None)
-        assert missing == Missing("echo", "is run on products, decoding and prefill only")
+        assert "KeyError: 'k'" in missing.why  # this peer takes products only
+
+
+def test_only_the_model_of_the_demo_comes_as_a_file():
+    told = guests.spelled(Transformer(LLAMA_70B, "decode", 1))
+    assert told["sizes"]["width"] == LLAMA_70B.width
+    assert "file" not in told
 
 
 def test_a_peer_that_does_not_start_is_in_the_report():

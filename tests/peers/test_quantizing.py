@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import qpass
+from qpass_kernels import KERNELS, portable
 from tests.peers.common import INT8, arrays, quantized_weights
 from tests.programs import CASES, rules
 
@@ -71,7 +72,7 @@ def test_quantized_leaves_are_not_quantized_again():
 def test_one_row_is_not_multiplied_as_one_row_on_cpu():
     """XLA's int8 product with M = 1 is 17 times as slow as with two rows."""
     params, x = CASES["one row"].arguments()
-    q = jax.jit(qpass.transform(CASES["one row"].fn, INT8))
+    q = jax.jit(qpass.transform(CASES["one row"].fn, INT8, kernels=portable(KERNELS)))
     text = q.trace(params, x).lower(lowering_platforms=("cpu",)).as_text()
     (product,) = [line for line in text.splitlines() if "dot_general" in line]
     assert "1x2x40xi8" in product

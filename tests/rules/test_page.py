@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from qpass.graph.equation import parse_equation
-from qpass.numerics.qtypes import int4, int8
+from qpass.numerics.qtypes import fp8_e4m3, int4, int8
 from qpass.rules import Rule, check_matching, match_rules
 from qpass.rules.selectors import ROLES
 from tests.rules.stand_in import StandIn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
-NAMES = {"Rule": Rule, "int4": int4, "int8": int8}
+NAMES = {"Rule": Rule, "fp8_e4m3": fp8_e4m3, "int4": int4, "int8": int8}
 
 
 def rows(*head):
@@ -75,7 +75,7 @@ def test_every_role_is_on_the_page():
 
 @pytest.mark.parametrize("ways", [row[0] for row in rows("written", "means")])
 def test_ways_to_write_a_quantizer_mean_the_same(ways):
-    texts = ways.replace("`", "").split(", ")
+    texts = ways.strip("`").split("`, `")
     assert len(texts) > 1
     assert len({rule(f"Rule(weight={text})") for text in texts}) == 1
 
