@@ -8,16 +8,15 @@ The right operand may be one layer of a stack: the primitive is handed the whole
 so that a kernel that can (``Kernel.run_stacked``) reads the layer where it lies.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from qpass.errors import DerivativeError
-from qpass.graph._jax import Primitive, ShapedArray, ad, batching, mlir, stays_here
-from qpass_kernels import Kernel, Product, portable, select
+from qpass.graph._jax import Primitive, ShapedArray
+from qpass.ops.by_kernel import run_by_kernel
+from qpass_kernels import Kernel, Product, select
 
 quantized_matmul_p = Primitive("quantized_matmul")
 
@@ -193,45 +192,6 @@ def _out_of_axis(out: Any, axis: int, size: int) -> tuple[Any, int]:
     return jnp.reshape(out, shape), axis
 
 
-def no_rule(*args, **params):
-    """Reached where JAX has lost the straight-through rule of the product around the primitive.
-
-    jax 0.11 does so to every ``custom_jvp`` inside a ``scan`` that has been differentiated in
-    reverse, whoever wrote it: a second derivative then takes that of the function's own body.
-    """
-    raise DerivativeError(
-        "differentiate this scan once only, or first in forward mode (grad of jvp): before jax "
-        f"0.12 (this is {jax.__version__}), a scan differentiated in reverse loses the derivative "
-        "rules inside. A loop written in Python keeps them too."
-    )
-
-
-@partial(jax.jit, static_argnames=("group", "out", "kernels"))
-def _jitted(*args, group, out, kernels):
-    return quantized_matmul_p.bind(*args, group=group, out=out, kernels=kernels)
-
-
-def _eager(*args, **params):
-    """One product by itself, where nothing is lowered: compiled, unless that is switched off."""
-    if not jax.config.jax_disable_jit:
-        return _jitted(*args, **params)
-    if any(len(x.devices()) > 1 for x in args):
-        params["kernels"] = portable(params["kernels"])
-    return _run(*args, platform=jax.default_backend(), **params)
-
-
-def _lower(ctx: Any, *args: Any, platform: str, kernels: tuple, **params: Any) -> Any:
-    """Lower with the first kernel that takes the product, and may be called where this goes."""
-    kernels = kernels if stays_here(ctx) else portable(kernels)
-    run = partial(_run, platform=platform, kernels=kernels, **params)
-    return mlir.lower_fun(run, multiple_results=False)(ctx, *args)
-
-
-quantized_matmul_p.def_impl(_eager)
-quantized_matmul_p.def_abstract_eval(_abstract)
-batching.primitive_batchers[quantized_matmul_p] = _batch
-ad.primitive_jvps[quantized_matmul_p] = no_rule
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
-    mlir.register_lowering(
-        quantized_matmul_p, partial(_lower, platform=_platform), platform=_platform
-    )
+run_by_kernel(
+    quantized_matmul_p, ("group", "out", "kernels"), run=_run, abstract=_abstract, batch=_batch
+)

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from qpass.graph._jax import Primitive, ShapedArray, ad, batching, mlir, stays_here
+from qpass.graph._jax import Primitive, ShapedArray
 from qpass.numerics import QPASS, PerGroup, QTensor, Quantizer, block_sizes, int8, quantize
 from qpass.numerics.casts import as_f32
-from qpass.ops.matmul import no_rule
+from qpass.ops.by_kernel import run_by_kernel
 from qpass.ops.sharded import explicit_sharding
-from qpass_kernels import Kernel, portable
+from qpass_kernels import Kernel
 from qpass_kernels.kernel import ALIASES
 from qpass_kernels.row_quantizer import RowQuantizer, Rows
 
@@ -115,30 +115,10 @@ def _batch(args: tuple, dims: tuple, **params: Any) -> tuple[list, tuple[int, in
     return quantize_rows_p.bind(jnp.moveaxis(args[0], dims[0], 0), **params), (0, 0)
 
 
-@partial(jax.jit, static_argnames=("quantizer", "contract", "kernels"))
-def _jitted(x, **params):
-    return quantize_rows_p.bind(x, **params)
-
-
-def _eager(x, **params):
-    """By itself, where nothing is lowered: compiled, unless that is switched off."""
-    if not jax.config.jax_disable_jit:
-        return _jitted(x, **params)
-    if len(x.devices()) > 1:
-        params["kernels"] = portable(params["kernels"])
-    return _run(x, platform=jax.default_backend(), **params)
-
-
-def _lower(ctx: Any, x: Any, *, platform: str, kernels: tuple, **params: Any) -> Any:
-    """Lower with a kernel that may be called where this goes, or as the formula."""
-    kernels = kernels if stays_here(ctx) else portable(kernels)
-    run = partial(_run, platform=platform, kernels=kernels, **params)
-    return mlir.lower_fun(run, multiple_results=True)(ctx, x)
-
-
-quantize_rows_p.def_impl(_eager)
-quantize_rows_p.def_abstract_eval(_abstract)
-batching.primitive_batchers[quantize_rows_p] = _batch
-ad.primitive_jvps[quantize_rows_p] = no_rule
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
-    mlir.register_lowering(quantize_rows_p, partial(_lower, platform=_platform), platform=_platform)
+run_by_kernel(
+    quantize_rows_p,
+    ("quantizer", "contract", "kernels"),
+    run=_run,
+    abstract=_abstract,
+    batch=_batch,
+)
