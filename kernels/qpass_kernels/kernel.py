@@ -107,6 +107,9 @@ class Kernel:
         slow: (Product, whether the weight is first padded to whole groups, at every call) -> what a
             plan should say where this may be slower than float; "" where it should not be, or
             nobody knows.
+        configs: Product -> what `run` takes as `config=` for a supported product: frozen
+            dataclasses of plain values, the one that `run` takes by itself first. Empty: `run`
+            has no such argument. `qpass_kernels.tuning` picks among them by measuring.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Kernel:
     rows: RowQuantizer | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
     slow: Callable[[Product, bool], str] = lambda product, padded: ""
+    configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()
 
 
 @dataclass(frozen=True)
