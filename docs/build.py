@@ -19,8 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qpass_bench import pages, types_page
-from qpass_bench.progress import Stages
+from qpass_bench.pages import numeric_types, performance
+from qpass_bench.running.progress import Stages
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- example: (\S+) -->)(?:\n+```python\n.*?```)?", re.DOTALL)
@@ -36,7 +36,7 @@ def put_examples() -> None:
 
 
 def _types(match: re.Match) -> str:
-    return f"{match[1]}\n\n{types_page.types().rstrip()}"
+    return f"{match[1]}\n\n{numeric_types.types().rstrip()}"
 
 
 def _block(match: re.Match) -> str:
@@ -73,21 +73,22 @@ def main() -> None:
     if arguments.performance:
         names = ("demo-cpu", "heldout-cpu", "transform-cpu", "quantizing-cpu", "overhead-cpu")
         reports = [_result(name) for name in names]
-        (DOCS / "performance.md").write_text(pages.performance(*reports), encoding="utf-8")
+        (DOCS / "performance.md").write_text(performance.performance(*reports), encoding="utf-8")
     if arguments.frameworks:
         _frameworks()
 
 
 def _numerics() -> None:
     """Measure the errors of all types, and write figures, page and plot."""
-    from qpass_bench import numerics_page, roundtrip
+    from qpass_bench.costs import roundtrip
+    from qpass_bench.pages import numerics
 
     with Stages(Console(stderr=True)).stage("Quantize", roundtrip.EVERYTHING.steps) as tick:
         report = roundtrip.report(roundtrip.arrays(), tick=tick)
     _path("roundtrip").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    page = numerics_page.page(report, _result("demo-cpu"))
+    page = numerics.page(report, _result("demo-cpu"))
     (DOCS / "numerics.md").write_text(page, encoding="utf-8")
-    numerics_page.plot(report, DOCS / "images" / "roundtrip.svg")
+    numerics.plot(report, DOCS / "images" / "roundtrip.svg")
 
 
 def _frameworks() -> None:

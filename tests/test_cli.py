@@ -261,7 +261,7 @@ def test_an_unknown_option_ends_with_status_2():
 
 
 def test_demo_hands_on_its_options(monkeypatch, tmp_path):
-    from qpass_bench import demo
+    from qpass_bench.demo import demo
 
     seen = []
 
@@ -280,7 +280,7 @@ def test_demo_hands_on_its_options(monkeypatch, tmp_path):
 
 
 def test_demo_draws_on_stdout(monkeypatch):
-    from qpass_bench import demo
+    from qpass_bench.demo import demo
 
     monkeypatch.setattr(demo, "run", lambda options, console: console.print("figures"))
     result = qpass("demo")
@@ -288,7 +288,7 @@ def test_demo_draws_on_stdout(monkeypatch):
 
 
 def test_demo_without_its_extra_says_how_to_get_it(monkeypatch):
-    from qpass_bench import demo
+    from qpass_bench.demo import demo
 
     def run(options, console):
         raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
@@ -301,7 +301,7 @@ def test_demo_without_its_extra_says_how_to_get_it(monkeypatch):
 
 
 def test_bench_transform_draws_writes_and_plots(monkeypatch, tmp_path):
-    from qpass_bench import transform
+    from qpass_bench.costs import transform
 
     pytest.importorskip("matplotlib", reason="drawn with the extra `bench`")
     costs = [

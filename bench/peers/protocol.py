@@ -1,4 +1,6 @@
-"""How a peer speaks to the benchmark: JSON lines on stdin and stdout, as `qpass_bench.worker` says.
+"""How a peer speaks to the benchmark: JSON lines on stdin and stdout.
+
+`qpass_bench.running.worker` says which.
 
 A peer imports this module first: the libraries of threads read the environment when they are
 loaded. Plain Python, so that it runs in an environment without qpass and JAX.

@@ -12,7 +12,7 @@ from qpass.cli import show, terminal
 from qpass.errors import QPassError
 
 if TYPE_CHECKING:
-    from qpass_bench.session import Asked
+    from qpass_bench.running.session import Asked
 
 REGRESSED = 1
 PEERS = Path("bench/peers/peers.json")
@@ -93,7 +93,7 @@ def bench(
         elif suite is Suite.overhead:
             report, drawn = _overhead(rounds)
         else:
-            from qpass_bench.session import Asked
+            from qpass_bench.running.session import Asked
 
             asked = Asked(suite, pattern, quick, rounds, sittings, longest, shapes, seed, peers)
             report, drawn = _cases(asked, results)
@@ -118,7 +118,8 @@ def _refuse(suite: Suite, foreign: Mapping[str, Any]) -> None:
 
 
 def _cases(asked: "Asked", results: Path | None) -> tuple[Any, Any]:
-    from qpass_bench import bench_table, session
+    from qpass_bench.pages import tables
+    from qpass_bench.running import session
 
     if results:
         report = _read(results)
@@ -127,11 +128,11 @@ def _cases(asked: "Asked", results: Path | None) -> tuple[Any, Any]:
         total = len(cases) * asked.settings.sittings
         with show.progress_bar("timing", total, terminal.progress()) as tick:
             report = session.run(asked, cases, tick)
-    return report, bench_table.shown(report)
+    return report, tables.shown(report)
 
 
 def _transform(plot: Path | None) -> tuple[Any, Any]:
-    from qpass_bench import transform
+    from qpass_bench.costs import transform
 
     total = len(transform.PROGRAMS) * len(transform.SIZES)
     with show.progress_bar("transforming", total, terminal.progress()) as tick:
@@ -143,7 +144,7 @@ def _transform(plot: Path | None) -> tuple[Any, Any]:
 
 
 def _overhead(rounds: int) -> tuple[Any, Any]:
-    from qpass_bench import overhead
+    from qpass_bench.costs import overhead
 
     with show.progress_bar("measuring", overhead.steps(), terminal.progress()) as tick:
         report = overhead.run(rounds, tick)
@@ -151,23 +152,24 @@ def _overhead(rounds: int) -> tuple[Any, Any]:
 
 
 def _page(report: Any, quality: Path | None) -> str:
-    from qpass_bench import bench_page
+    from qpass_bench.pages import html
 
-    return bench_page.to_html(report, _read(quality) if quality else None)
+    return html.to_html(report, _read(quality) if quality else None)
 
 
 def _regressed(old: Any, new: Any, quiet: bool) -> bool:
     """Print what changed; whether anything of qpass became slower."""
-    from qpass_bench import bench_table, regressions
+    from qpass_bench.pages import tables
+    from qpass_bench.running import regressions
 
     found = regressions.compare(old, new)
-    terminal.results(quiet).print(bench_table.comparison(found))
+    terminal.results(quiet).print(tables.comparison(found))
     return bool(found.called("regression"))
 
 
 def _was_silent(report: Any) -> bool:
     """Whether a random shape is slow that no plan spoke of."""
-    from qpass_bench import sweep
+    from qpass_bench.running import sweep
 
     return any(line["unsaid"] for line in sweep.summary(report["rows"]))
 

@@ -97,7 +97,7 @@ def demo(
 ) -> None:
     """Quantize a real language model; show what that costs and what it buys."""
     with terminal.errors_as_one_line(traceback), terminal.needs_extra("demo"):
-        from qpass_bench import demo, options
+        from qpass_bench.demo import demo, options
 
         asked = options.Options(out=out, encoder=minilm)
         result = demo.run(options.quick(asked) if quick else asked, terminal.results(quiet=json))

@@ -25,7 +25,7 @@ def progress_bar(name: str, total: int, console: Console) -> Iterator[Callable[[
 
 
 def transform_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Seconds of transforming, as `qpass_bench.transform.run` returns them."""
+    """Seconds of transforming, as `qpass_bench.costs.transform.run` returns them."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("Program")
     for name in ("Equations", "Sites", "Trace", "Transform", "Fastest to slowest", "Per equation"):

@@ -3,7 +3,7 @@
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from qpass_bench.decoder import DecoderConfig
+from qpass_bench.models.decoder import DecoderConfig
 
 TINY = DecoderConfig(
     vocab=300, layers=3, width=64, heads=4, kv_heads=2, head_dim=16, hidden=96, rope_base=10_000.0

@@ -7,7 +7,7 @@ from itertools import product as cross
 import jax
 import pytest
 
-from qpass_bench.cases import GEMMA3, LLAMA_8B, SMOLLM2, layers_of
+from qpass_bench.cases.catalogue import GEMMA3, LLAMA_8B, SMOLLM2, layers_of
 from qpass_kernels import CPU, KERNELS, NATIVE_KERNELS, Kernel
 from qpass_kernels.cpu_cost import FLOAT32, REASONS, Costs, warning
 from tests.kernels.oracle import product

@@ -1,0 +1,1 @@
+"""What is timed: the cases, the rules that they run under, and their arrays."""

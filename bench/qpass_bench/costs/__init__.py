@@ -1,0 +1,1 @@
+"""What qpass itself costs: transforming, quantizing, calls, memory, bytes and errors."""

@@ -1,0 +1,1 @@
+"""Contenders take turns, and what came of it is a report."""
