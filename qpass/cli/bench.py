@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from qpass_bench.running.session import Asked
 
 REGRESSED = 1
+ROUNDS = 20
+"""Of `overhead`."""
 PEERS = Path("bench/peers/peers.json")
 
 
@@ -39,12 +41,25 @@ Pattern = Annotated[
     str, typer.Option("--filter", metavar="REGEX", help="Only cases in whose name this occurs.")
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds; not to quote.")]
-Rounds = Annotated[int, typer.Option(help="Interleaved rounds.", min=1)]
+Only = Annotated[
+    str, typer.Option(metavar="REGEX", help="Beside float32, only those in whose name this occurs.")
+]
+Rounds = Annotated[
+    int | None, typer.Option(help="Interleaved rounds; 20, models 10, sweep 7.", min=1)
+]
 Sittings = Annotated[
-    int, typer.Option(help="Times that everything is set up anew; rounds are shared out.", min=1)
+    int | None,
+    typer.Option(
+        help="Times that everything is set up anew; rounds are shared out. 5, blocks 2, models and "
+        "sweep 1.",
+        min=1,
+    ),
 ]
 Longest = Annotated[
-    float, typer.Option(metavar="SECONDS", help="Skip cases whose float32 call takes longer.")
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help="Skip cases whose float32 call takes longer than 1, models 2."
+    ),
 ]
 Shapes = Annotated[int, typer.Option(help="sweep: how many.", min=1)]
 Seed = Annotated[int, typer.Option(help="sweep: which.")]
@@ -67,10 +82,11 @@ Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an erro
 def bench(
     suite: Annotated[Suite, typer.Argument(help=SUITES)] = Suite.products,
     pattern: Pattern = "",
+    only: Only = "",
     quick: Quick = False,
-    rounds: Rounds = 20,
-    sittings: Sittings = 5,
-    longest: Longest = 1.0,
+    rounds: Rounds = None,
+    sittings: Sittings = None,
+    longest: Longest = None,
     shapes: Shapes = 200,
     seed: Seed = 0,
     peers: Peers = PEERS,
@@ -91,11 +107,12 @@ def bench(
         if suite is Suite.transform:
             report, drawn = _transform(plot)
         elif suite is Suite.overhead:
-            report, drawn = _overhead(rounds)
+            report, drawn = _overhead(rounds or ROUNDS)
         else:
             from qpass_bench.running.session import Asked
 
-            asked = Asked(suite, pattern, quick, rounds, sittings, longest, shapes, seed, peers)
+            how = rounds, sittings, longest
+            asked = Asked(suite, pattern, only, quick, *how, shapes, seed, peers)
             report, drawn = _cases(asked, results)
         terminal.write(out, lambda: terminal.to_json(report))
         terminal.write(html, lambda: _page(report, quality))

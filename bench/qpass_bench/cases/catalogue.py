@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product as cross
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
+from qpass.errors import QPassError
 
 DECODE = (1, 4, 16)
 PREFILL = (128, 512, 2048)
@@ -50,7 +50,11 @@ def describe(case: Case) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Product:
-    """``x [m, k] @ weight [k, n]``, for each of some experts; where it comes from."""
+    """``x [m, k] @ weight [k, n]``, for each of some experts; where it comes from.
+
+    ``schemes`` names those of `qpass_bench.cases.sweep` that it is tried with, instead of the
+    common ones.
+    """
 
     model: str
     layer: str
@@ -60,6 +64,7 @@ class Product:
     experts: int = 1
     seed: int = 0
     suite: str = "products"
+    schemes: tuple[str, ...] = ()
     kind: ClassVar[str] = "product"
     reads: ClassVar[int] = 1
 
@@ -234,14 +239,6 @@ def _calls(sizes: Sizes, suite: str, steps: int) -> Iterator[Transformer]:
         yield Transformer(sizes, "prefill", 1, length, suite=suite)
 
 
-def sweep(shapes: int = 200, seed: int = 0) -> Iterator[Product]:
-    """Random products: M from 1 to 300, K and N from 1 to 5000."""
-    rng = np.random.default_rng(seed)
-    for number in range(shapes):
-        m, k, n = (int(rng.integers(1, most + 1)) for most in (300, 5000, 5000))
-        yield Product("random", f"#{number}", m, k, n, seed=number, suite="sweep")
-
-
 QUICK = (
     "plain product 2048x8192 M=1",
     "plain product 2048x8192 M=128",
@@ -253,7 +250,19 @@ QUICK = (
 """Names that a quick run keeps."""
 
 
+def occurs(pattern: str, name: str) -> bool:
+    """Whether a regular expression fits some part of a name, capital letters or not.
+
+    Raises:
+        QPassError: it is no regular expression.
+    """
+    try:
+        return re.search(pattern, name, re.IGNORECASE) is not None
+    except re.error as error:
+        raise QPassError(f"{pattern!r} is no regular expression: {error}.") from error
+
+
 def chosen(suite: Sequence[Case], pattern: str = "", quick: bool = False) -> tuple[Case, ...]:
     """The cases in whose name the regular expression occurs; of these the quick ones."""
-    kept = [case for case in suite if re.search(pattern, case.name, re.IGNORECASE)]
+    kept = [case for case in suite if occurs(pattern, case.name)]
     return tuple(case for case in kept if not quick or case.name in QUICK)

@@ -77,7 +77,9 @@ FLOATS = (
         units="bfloat16",
     ),
 )
-"""What every figure is held against, in both layouts: which is faster depends on the shape."""
+"""Floats in both layouts of the weight: which is faster depends on the shape."""
+BASE = FLOATS[:2]
+"""float32, against whose faster layout every figure is held."""
 
 
 def _everywhere(name: str, about: str, units: str = "float32", **scheme: Any) -> Variant:

@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 
-from qpass_bench.cases import products, transformers
+from qpass_bench.cases import products, sweep, transformers
 from qpass_bench.cases.catalogue import Case, Product, Transformer
 from qpass_bench.cases.schemes import (
+    BASE,
     DECODER_BLOCK_VARIANTS,
     DECODER_MODEL_VARIANTS,
     ENCODER_MODEL_VARIANTS,
@@ -87,16 +88,22 @@ def setup(case: Any, variant: Variant, drawn: Any) -> Setup:
 
 def schemes(case: Case) -> tuple[Variant, ...]:
     """The rules that a case is tried with."""
-    if not isinstance(case, Transformer):
-        return PRODUCT_VARIANTS
+    if isinstance(case, Product):
+        return tuple(sweep.SCHEMES[name] for name in case.schemes) or PRODUCT_VARIANTS
+    assert isinstance(case, Transformer)
     if not case.sizes.decoder:
         return ENCODER_MODEL_VARIANTS
     return DECODER_MODEL_VARIANTS if case.sizes.vocab else DECODER_BLOCK_VARIANTS
 
 
 def variants(case: Case, kernels: Sequence[Kernel] = KERNELS) -> tuple[Variant, ...]:
-    """Float ones first; schemes without compiled kernels as well where there are such kernels."""
+    """Float ones first; schemes without compiled kernels as well where there are such kernels.
+
+    A random product has float32 and its schemes only: it is one of hundreds.
+    """
     own = schemes(case)
+    if case.suite == "sweep":
+        return (*BASE, *own)
     plain = tuple(map(without_native, own)) if has_native(kernels) else ()
     return (*FLOATS, *own, *plain)
 
@@ -107,9 +114,7 @@ def contender(case: Case, variant: Variant, drawn: Any) -> Contender:
     kernels = KERNELS if variant.native else portable(KERNELS)
     own = enter(variant, made.forward, made.params, *made.example, kernels=kernels)
     args = (own.params, *(made.example if made.args is None else made.args))
-    start = time.perf_counter()
-    run = jax.jit(made.program(own.forward)).lower(*args).compile()
-    seconds = time.perf_counter() - start
+    run, seconds = compiled(made.program(own.forward), *args)
     rows = [] if own.plan is None else [row for row in own.plan.rows if row.quantized]
     entry = Entry(
         name=variant.name,
@@ -122,6 +127,13 @@ def contender(case: Case, variant: Variant, drawn: Any) -> Contender:
         planned=tuple(dict.fromkeys(row.slow for row in rows if row.slow)),
     )
     return Contender(entry, Calls(run, args))
+
+
+def compiled(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], float]:
+    """The function as a compiled program, and the seconds that tracing and compiling took."""
+    start = time.perf_counter()
+    run = jax.jit(function).lower(*args).compile()
+    return run, time.perf_counter() - start
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qpass.errors import QPassError
 from qpass_bench.cases import products
 from qpass_bench.cases.catalogue import SMOLLM2, Case, Product, Transformer, describe
 from qpass_bench.models import fetch, gguf_files
-from qpass_bench.running.contenders import Calls, Contender, Entry
+from qpass_bench.running.contenders import Calls, Contender, Entry, compiled
 from qpass_bench.running.contestant import buffer_bytes
 from qpass_bench.running.machine import threads
 from qpass_bench.running.runner import Guest, Missing, one_line
@@ -33,20 +31,23 @@ QWIX = {
 }
 
 
-def qwix(case: Case, drawn: Any) -> Iterator[Contender | Missing]:
+def qwix(case: Case, drawn: Any, takes: Callable[[str], bool]) -> Iterator[Contender | Missing]:
     """Qwix's post-training quantization of a dense layer; of other cases it takes none.
 
     It patches functions while JAX traces, and JAX keeps what it has traced: its caches are emptied
     before, lest Qwix is given float traces, and afterwards, lest others are given quantized ones.
     """
-    for name, scheme in QWIX.items():
+    for name in filter(takes, QWIX):
+        if not isinstance(case, Product) or case.experts > 1:
+            yield Missing(name, "is run on single dense layers only")
+            continue
         jax.clear_caches()
-        entered = _tried(name, scheme, case, drawn)
+        entered = _tried(name, QWIX[name], case, drawn)
         jax.clear_caches()
         yield entered
 
 
-def _tried(name: str, scheme: dict[str, str], case: Case, drawn: Any) -> Contender | Missing:
+def _tried(name: str, scheme: dict[str, str], case: Product, drawn: Any) -> Contender | Missing:
     try:
         # It asks Flax for what has other names by now.
         with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
@@ -55,9 +56,7 @@ def _tried(name: str, scheme: dict[str, str], case: Case, drawn: Any) -> Contend
         return Missing(name, one_line(error))
 
 
-def _qwix(name: str, scheme: dict[str, str], case: Case, drawn: Any) -> Contender:
-    if not isinstance(case, Product) or case.experts > 1:
-        raise QPassError("is run on single dense layers only")
+def _qwix(name: str, scheme: dict[str, str], case: Product, drawn: Any) -> Contender:
     library: Any = importlib.import_module("qwix")
     weight, x = map(jnp.asarray, drawn)
     dense = nn.Dense(case.n, use_bias=False)
@@ -65,9 +64,7 @@ def _qwix(name: str, scheme: dict[str, str], case: Case, drawn: Any) -> Contende
     model = library.quantize_model(dense, library.PtqProvider(rules))
     template = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     params = {"params": library.quantize_params({"kernel": weight}, template)}
-    start = time.perf_counter()
-    run = jax.jit(model.apply).lower(params, x).compile()
-    seconds = time.perf_counter() - start
+    run, seconds = compiled(model.apply, params, x)
     units = "int8" if "act_qtype" in scheme else "float32"
     error = products.error(run(params, x), drawn)
     entry = Entry(name, "Qwix", buffer_bytes(params), units, "XLA", seconds, error)
@@ -81,16 +78,17 @@ class Abroad:
     worker: Worker
     cache: Path | None = None
 
-    def __call__(self, case: Case, drawn: Any) -> Iterator[Contender | Missing]:
+    def __call__(
+        self, case: Case, drawn: Any, takes: Callable[[str], bool]
+    ) -> Iterator[Contender | Missing]:
         """Have it load a case; its weights are the same, for it draws or reads them likewise."""
-        name = self.worker.peer.name
-        asked = spelled(case, self.cache)
+        names = {f"{self.worker.peer.name} {variant}": variant for variant in self.worker.variants}
         self.worker.unload()
-        for variant in self.worker.variants:
+        for name in filter(takes, names):
             try:
-                yield self._contender(f"{name} {variant}", variant, asked)
+                yield self._contender(name, names[name], spelled(case, self.cache))
             except PeerError as error:
-                yield Missing(f"{name} {variant}", str(error))
+                yield Missing(name, str(error))
 
     def _contender(self, name: str, variant: str, asked: dict[str, Any]) -> Contender:
         loaded = self.worker.load(asked, variant)

@@ -35,6 +35,21 @@ Probe = Callable[[], float]
 
 
 @dataclass(frozen=True)
+class Team:
+    """Threads that share work out evenly."""
+
+    members: int
+    pool: ThreadPoolExecutor
+
+    def seconds(self, go: Callable[..., None], *arrays: np.ndarray) -> float:
+        """How long it takes until every thread has done its part of the arrays."""
+        parts = [np.array_split(array, self.members) for array in arrays]
+        start = time.perf_counter()
+        list(self.pool.map(go, *parts))
+        return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
 class Roofline:
     """Bytes a second by how many are read, and operations a second by dtype; medians."""
 
@@ -97,12 +112,12 @@ class Sampler:
 
 def sampler(sizes: Sequence[int] = SIZES, square: int = SQUARE) -> Sampler:
     """Probes of this machine, each run once to warm up."""
-    pool = ThreadPoolExecutor(threads())
+    team = Team(threads(), ThreadPoolExecutor(threads()))
     array = np.ones(max(sizes) // 4, np.float32)
     probes: dict[str, Sequence[Probe]] = {
-        f"read {size}": (partial(_read, pool, array[: size // 4]),) for size in sizes
+        f"read {size}": (partial(_read, team, array[: size // 4]),) for size in sizes
     }
-    probes["copy"] = (partial(_copy, pool, *np.array_split(array, 2)),)
+    probes["copy"] = (partial(_copy, team, *np.array_split(array, 2)),)
     probes |= {f"peak {units}": _peaks(units, square) for units in UNITS}
     for each in probes.values():
         for probe in each:
@@ -110,7 +125,7 @@ def sampler(sizes: Sequence[int] = SIZES, square: int = SQUARE) -> Sampler:
     return Sampler(probes)
 
 
-def _read(pool: ThreadPoolExecutor, array: np.ndarray) -> float:
+def _read(team: Team, array: np.ndarray) -> float:
     """Every thread goes over its part of the array."""
     times = max(1, AT_LEAST // array.nbytes)
 
@@ -118,20 +133,12 @@ def _read(pool: ThreadPoolExecutor, array: np.ndarray) -> float:
         for _ in range(times):
             part.max()
 
-    return times * array.nbytes / _threads(pool, go, array)
+    return times * array.nbytes / team.seconds(go, array)
 
 
-def _copy(pool: ThreadPoolExecutor, target: np.ndarray, source: np.ndarray) -> float:
+def _copy(team: Team, target: np.ndarray, source: np.ndarray) -> float:
     """Every thread copies its part; each byte is read once and written once."""
-    return 2 * source.nbytes / _threads(pool, np.copyto, target, source)
-
-
-def _threads(pool: ThreadPoolExecutor, go: Callable[..., None], *arrays: np.ndarray) -> float:
-    """Seconds until every thread has done its part of the arrays."""
-    parts = [np.array_split(array, pool._max_workers) for array in arrays]
-    start = time.perf_counter()
-    list(pool.map(go, *parts))
-    return time.perf_counter() - start
+    return 2 * source.nbytes / team.seconds(np.copyto, target, source)
 
 
 def _peaks(units: str, square: int) -> Sequence[Probe]:

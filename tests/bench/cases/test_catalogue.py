@@ -5,6 +5,7 @@ import math
 import jax
 import pytest
 
+from qpass.errors import QPassError
 from qpass_bench.cases import catalogue
 from qpass_bench.cases.catalogue import Product, Sizes, Transformer, chosen
 from qpass_bench.cases.transformers import _layer_shapes
@@ -70,8 +71,6 @@ def test_every_quick_case_is_a_case():
     assert set(quick) == set(catalogue.QUICK)
 
 
-def test_a_sweep_is_the_same_for_the_same_seed():
-    one, same, other = (tuple(catalogue.sweep(50, seed)) for seed in (0, 0, 1))
-    assert one == same != other
-    assert all(1 <= c.m <= 300 and 1 <= c.k <= 5000 and 1 <= c.n <= 5000 for c in one)
-    assert len({c.seed for c in one}) == 50
+def test_a_filter_that_is_no_regular_expression_is_an_error():
+    with pytest.raises(QPassError, match=r"'\(' is no regular expression"):
+        chosen(EVERY["products"], "(")

@@ -1,13 +1,14 @@
 """Running cases: rows against the best float, reasons for all that is missing, turns of peers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from qpass.errors import QPassError
 from qpass_bench.cases.catalogue import LLAMA_70B, Product, Transformer
 from qpass_bench.cases.schemes import FLOATS, PRODUCT_VARIANTS
-from qpass_bench.running import guests, runner, session
+from qpass_bench.running import guests, measure, runner, session
 from qpass_bench.running.contenders import Contender, Entry, variants
 from qpass_bench.running.roofline import Roofline, sampler
 from qpass_bench.running.runner import Missing, Result, Settings, rows
@@ -20,6 +21,10 @@ ROOF = Roofline({1000: 100.0}, {"float32": 1e3, "bfloat16": 1e3, "int8": 1e3}, 1
 
 def entry(name, kind="qpass", units="float32"):
     return Entry(name, kind, 100, units, "kernel", 0.5)
+
+
+def everybody(name):
+    return True
 
 
 def result(*ran):
@@ -86,7 +91,7 @@ def fast(bandwidth):
 def test_a_run_of_a_case():
     """Every variant has a row with a small error, or a reason; the report is JSON."""
 
-    def guest(case, drawn):
+    def guest(case, drawn, takes):
         yield Missing("absent", "has no time")
         yield Contender(entry("present", "Peer"), lambda calls: [1e-3] * calls)
 
@@ -106,6 +111,50 @@ def test_a_run_of_a_case():
         if row["kind"] != "Peer":
             assert row["error"] < 0.2
     assert {"cpu", "flags", "native", "qpass", "jax"} <= set(report["machine"])
+
+
+def test_only_those_asked_for_take_part_beside_float32():
+    asked = []
+
+    def guest(case, drawn, takes):
+        asked.extend(filter(takes, ("llama Q8_0", "llama F32")))
+        yield from ()
+
+    settings = Settings(rounds=1, sittings=1, only="w8a8$|q8_0")
+    report = runner.run([CASE], settings, [guest], probes=sampler((2**16,), 16))
+    ran = [row["variant"] for row in report["rows"]]
+    assert ran == ["float32", "float32 [out, in]", "int8 W8A8"]
+    assert asked == ["llama Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("planned", "rounds"), [((), [2] * 3 + [5] * 3), (("slow here",), [2] * 3)]
+)
+def test_what_no_plan_said_is_measured_again_before_it_counts(monkeypatch, planned, rounds):
+    """A scheme is slow when first timed, and fast in the turns after."""
+    seconds = {"float32": [1.0] * 9, "float32 [out, in]": [2.0] * 9, "int8": [9.0] * 3 + [0.5] * 9}
+
+    def line_up(case, drawn, guests, takes):
+        for name, own in seconds.items():
+            kind = "float" if name.startswith("float") else "qpass"
+            yield Contender(
+                replace(entry(name, kind), planned=planned), lambda calls, own=own: [own.pop(0)]
+            )
+
+    turns = []
+
+    def take_turns(running, count):
+        turns.extend([count] * len(running))
+        return measure.take_turns(running, count)
+
+    monkeypatch.setattr(runner, "line_up", line_up)
+    monkeypatch.setattr(runner, "take_turns", take_turns)
+    settings = Settings(rounds=2, sittings=1, again=5)
+    report = runner.run([CASE], settings, probes=sampler((2**16,), 16))
+    (own,) = (row for row in report["rows"] if row["kind"] == "qpass")
+    assert turns == rounds
+    assert own["rounds"] == len(own["ratios"]) == rounds[-1]
+    assert own["ratio"] == (2.0 if not planned else pytest.approx(1 / 9))
 
 
 def test_schemes_without_compiled_kernels_are_tried_where_there_are_some():
@@ -128,12 +177,12 @@ def test_a_peer_takes_products_in_its_own_process():
         invited._start(script(PEER))
         (peer,) = invited.taking_part
         assert invited.about["echo"].startswith("1, ")
-        (entered,) = peer(CASE, None)
+        (entered,) = peer(CASE, None, everybody)
         assert (entered.entry.name, entered.entry.bytes) == ("echo int8", 16)
         assert entered.turn()() == pytest.approx(0.016)
-        (missing,) = peer(Product("a", "b", 1, 101, 1), None)
+        (missing,) = peer(Product("a", "b", 1, 101, 1), None, everybody)
         assert "too large" in missing.why
-        (missing,) = peer(Transformer(LLAMA_70B, "decode", 1), None)
+        (missing,) = peer(Transformer(LLAMA_70B, "decode", 1), None, everybody)
         assert "KeyError: 'k'" in missing.why  # this peer takes products only
 
 
@@ -153,10 +202,10 @@ def test_a_peer_that_does_not_start_is_in_the_report():
 def test_qwix_takes_dense_layers():
     pytest.importorskip("qwix", reason="a peer that is not installed")
     drawn = runner.draw(CASE)
-    found = [contender.entry for contender in guests.qwix(CASE, drawn)]
+    found = [contender.entry for contender in guests.qwix(CASE, drawn, everybody)]
     assert [c.name for c in found] == list(guests.QWIX)
     assert all(c.error < 0.05 and c.bytes == 16 * 8 + 4 * 8 for c in found)
-    (missing, _) = guests.qwix(Product("a", "b", 1, 8, 8, experts=2), None)
+    (missing, _) = guests.qwix(Product("a", "b", 1, 8, 8, experts=2), None, everybody)
     assert "single dense layers" in missing.why
 
 
@@ -165,5 +214,7 @@ def test_what_was_asked_for():
     every = session.cases(Asked("all"))
     assert {case.suite for case in every} == {"products", "blocks", "models"}
     assert Asked(quick=True).settings.rounds == session.QUICK_ROUNDS
+    assert Asked("models").settings == session.DEFAULTS["models"]
+    assert Asked("models", rounds=3, only="x").settings.rounds == 3
     with pytest.raises(QPassError, match="No case of products fits 'gpt': plain, SmolLM2"):
         session.cases(Asked(pattern="gpt"))
