@@ -5,6 +5,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 MODELS := .venv-models
 PEERS := .venv-peers
+COMPILERS := .cache/compilers
 WORKERS ?= 2
 ARGS ?=
 
@@ -48,7 +49,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo bench-peers fuzz test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
+.PHONY: help aot demo bench-peers fuzz test test-oldest test-slow test-models test-checkpoints test-browser chromium docs lint format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -80,6 +81,12 @@ test-checkpoints: $(VENV)/test.stamp ## Run the tests that download trained weig
 
 fuzz: $(VENV)/test.stamp ## Check random programs, FUZZ_EXAMPLES=500 in each test (ARGS="--hypothesis-seed=7 -k gradients")
 	FUZZ_PROFILE=many $(VENV)/bin/python -m pytest -n $(WORKERS) tests/fuzz $(ARGS)
+
+# With a plugin in the environment itself every program would look for a GPU when it starts.
+aot: $(COMPILERS)/compilers.stamp ## Compile every kernel for H200 and TPU v5e, v6e, v7x, none of them there (1.1 GB)
+	PYTHONPATH=$(CURDIR)/$(COMPILERS)/cuda TPU_LIBRARY_PATH=$(CURDIR)/$(COMPILERS)/tpu/libtpu/libtpu.so \
+	TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu \
+	$(VENV)/bin/python -m pytest -n $(WORKERS) -m aot tests/aot $(ARGS)
 
 test-browser: $(VENV)/test.stamp chromium ## Open the HTML pages in headless Chromium
 	$(VENV)/bin/python -m pytest -m browser $(ARGS)
@@ -133,6 +140,17 @@ $(OLDEST)/test.stamp: $(OLDEST)/venv.stamp
 $(MODELS)/test.stamp: $(MODELS)/venv.stamp
 	$(call install,$(MODELS),-e ".[test]" --constraint $(NETWORKS))
 	$(call install,$(MODELS),--no-deps --requirement $(NETWORKS))
+
+# Folders beside the environment; jax names the versions of the compilers that go with it.
+$(COMPILERS)/compilers.stamp: $(VENV)/test.stamp tests/aot/compilers.py
+	@echo "$(COMPILERS): installing the compilers for GPU and TPU"
+	@rm -rf $(COMPILERS) && mkdir -p $(COMPILERS)
+	@for device in cuda tpu; do \
+		$(VENV)/bin/python tests/aot/compilers.py $$device > $(COMPILERS)/$$device.txt && \
+		$(VENV)/bin/python $(PIP) install --no-deps --target $(COMPILERS)/$$device --requirement $(COMPILERS)/$$device.txt \
+		|| exit 1; \
+	done
+	@touch $@
 
 # PyTorch is built for new Pythons last. The peers are plain scripts, which older ones run as well.
 $(PEERS)/venv.stamp: STARTS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))

@@ -10,11 +10,13 @@ from qpass_kernels.kernel import select as select
 from qpass_kernels.native import NATIVE_KERNELS as NATIVE_KERNELS
 from qpass_kernels.reference import REFERENCE as REFERENCE
 from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS
+from qpass_kernels.xla import XLA as XLA
 
 KERNELS: tuple[Kernel, ...] = (
     *HOPPER_KERNELS,
     *TPU_KERNELS,
     *NATIVE_KERNELS,
     CPU,
+    XLA,
     REFERENCE,
 )

@@ -1,0 +1,58 @@
+"""Devices that are not there, as compilers see them, and programs compiled for them."""
+
+from functools import cache
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
+
+H200 = Path(__file__).parent / "data" / "h200.txtpb"
+TPUS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
+HOW = "`make aot` installs the compiler and runs these tests"
+
+
+@cache
+def h200():
+    """The H200's compiler; skips without its package, as the tests can then say nothing."""
+    pytest.importorskip("jax_plugins.xla_cuda13", reason=HOW)
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=H200.read_text(), topology="1x1x1"
+    ).devices[0]
+
+
+@cache
+def tpu(generation):
+    """The compiler for a TPU of a generation; skips where libtpu is missing."""
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=TPUS[generation]).devices[
+            0
+        ]
+    except RuntimeError as error:
+        pytest.skip(f"{HOW} ({error})")
+
+
+def lower(device, fn, *args):
+    """Trace and lower `fn` for a device; arguments need only shapes and dtypes."""
+    platform = {"gpu": "cuda"}.get(device.platform, device.platform)
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
+        args,
+    )
+    cores = 132 if platform == "cuda" else None
+    kind = AbstractDevice(device.device_kind, cores, device.platform)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=kind)):
+        return jax.jit(fn).trace(*placed).lower(lowering_platforms=(platform,))
+
+
+def shapes(p):
+    """Operands of a product without their numbers: lhs, lhs_scale, rhs, rhs_scale."""
+    groups = {"none": 0, "row": 1, "group": p.groups}
+    lhs = jax.ShapeDtypeStruct((p.batch, p.m, p.k), p.lhs)
+    rhs = jax.ShapeDtypeStruct((p.batch, p.n, p.k), p.rhs)
+    scales = [
+        jax.ShapeDtypeStruct((p.batch, rows, groups[layout]), "float32")
+        for rows, layout in ((p.m, p.lhs_scale), (p.n, p.rhs_scale))
+    ]
+    return lhs, None if p.lhs_scale == "none" else scales[0], rhs, scales[1]

@@ -1,0 +1,58 @@
+"""Every setting of every Hopper kernel, compiled for an H200: instructions, registers, memory."""
+
+import pytest
+
+from qpass_kernels.hopper import HOPPER_KERNELS
+from qpass_kernels.tuning.ptxas import compile_and_report
+from tests.aot.devices import h200, lower, shapes
+from tests.aot.products import call, cases
+
+pytestmark = pytest.mark.aot
+CASES, NAMES = cases(HOPPER_KERNELS)
+SHORT = {"int8": "s8", "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2"}
+DECODED = {"bfloat16": "bf16", "float16": "f16"}
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Programs that were compiled before: a kernel is compiled once, and not reported again."""
+    return set()
+
+
+def products(p):
+    """The types of the tensor core's product that the types of the operands ask for.
+
+    The weight is on its left. Codes of 8 bits have an instruction of their own; others are
+    decoded to the float beside them, or int4 to the type of the codes beside it.
+    """
+    if p.lhs in DECODED:
+        return {f"f32.{DECODED[p.lhs]}.{DECODED[p.lhs]}"}
+    if p.integer:
+        exact = {"s32.s8.s8"}
+        return exact if p.rhs == "int8" or not p.grouped else exact | {"f32.bf16.bf16"}
+    return {f"f32.{SHORT[p.rhs]}.{SHORT[p.lhs]}"}
+
+
+@pytest.mark.parametrize(("kernel", "p", "number"), CASES, ids=NAMES)
+def test_compiles_to_the_tensor_core_without_spills(kernel, p, number, seen):
+    fn, device = call(kernel, p, number), h200()
+    lowered = []
+
+    def compile():
+        lowered.append(lower(device, fn, *shapes(p)))
+        return lowered[0].compile()
+
+    _, reports = compile_and_report(compile)
+    text = lowered[0].as_text()
+    assert "mosaic_gpu" in text
+    assert reports or text in seen
+    seen.add(text)
+    assert [report.fault for report in reports if report.fault] == []
+    if reports:
+        used = {types for report in reports for types in report.products}
+        assert used
+        assert used <= products(p)
+
+
+def test_every_kernel_is_tried():
+    assert {kernel.name for kernel, _, _ in CASES} == {kernel.name for kernel in HOPPER_KERNELS}
