@@ -73,5 +73,7 @@ from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes
 from qpass.rules import Rule as Rule
 from qpass.transformed import Transformed as Transformed
+from qpass.tuning import Tuning as Tuning
+from qpass.tuning import tune as tune
 
 __version__ = "0.1.0"

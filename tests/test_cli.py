@@ -241,6 +241,23 @@ def test_a_traceback_only_when_asked(model):
     assert result.stderr.splitlines()[-1].startswith("qpass: RuntimeError")
 
 
+# --- tune -----------------------------------------------------------------------------------------
+
+
+def test_tune_times_kernels_and_keeps_the_table(model, tmp_path):
+    file = tmp_path / "tables" / "here.json"
+    quick = ("--rounds", "1", "--cache-mb", "0")
+    result = qpass("tune", f"{model}:three", *quick, "--out", str(file))
+    assert result.exit_code == 0
+    assert "int8 × int8 → float32, 4 × 32 × 16" in result.stdout
+    assert "reference" in result.stdout
+    assert [p["n"] for p in json.loads(file.read_text())["products"]] == [32]
+
+
+def test_tune_of_nothing_says_so(model):
+    assert "no quantized products" in qpass("tune", f"{model}:two").stdout
+
+
 # --- the others -----------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import typer
 from qpass.cli import terminal
 from qpass.cli.bench import bench
 from qpass.cli.target import load_rules, load_target
+from qpass.cli.tune import tune
 
 if TYPE_CHECKING:
     from qpass.plan import Plan
@@ -106,6 +107,7 @@ def demo(
 
 
 app.command()(bench)
+app.command()(tune)
 
 
 def _show_version(asked: bool) -> None:

@@ -1,0 +1,158 @@
+"""Measure what computes a product fastest: every kernel that takes it, in each of its settings."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qpass_kernels.kernel import ALIASES, Kernel, Product
+from qpass_kernels.reference import REFERENCE
+from qpass_kernels.tuning.operands import copies_of, operands, weight_bytes
+from qpass_kernels.tuning.ptxas import compile_and_report
+from qpass_kernels.tuning.table import Choice
+
+CACHE = 2**27  # bytes: twice what the largest second-level cache of the GPUs here holds
+MOST_CALLS = 64  # in one program, else compiling takes longer than the rest
+WRONG = 0.05  # of the largest number in the result: what no rounding explains
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel in one of its settings; None where it has none."""
+
+    kernel: Kernel
+    config: Any = None
+
+    def run(self, product: Product, *operands: Any) -> Any:
+        """Compute the product."""
+        chosen = {} if self.config is None else {"config": self.config}
+        return self.kernel.run(product, *operands, **chosen)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a candidate did: the median seconds of a call, or why it cannot be used."""
+
+    kernel: str
+    config: Any
+    seconds: float | None = None
+    reason: str = ""
+
+    @property
+    def choice(self) -> Choice:
+        """This candidate as a table keeps it; only for one that was timed."""
+        fields = None if self.config is None else tuple(dataclasses.asdict(self.config).items())
+        assert self.seconds is not None
+        return Choice(self.kernel, fields, self.seconds)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to measure.
+
+    Attributes:
+        rounds: in each of which every candidate has its turn.
+        cache: bytes of weights that a turn walks through, so that none is found in the cache.
+        clock: seconds.
+    """
+
+    rounds: int = 7
+    cache: int = CACHE
+    clock: Callable[[], float] = time.perf_counter
+
+
+def candidates(kernels: Sequence[Kernel], platform: str, product: Product) -> Iterator[Candidate]:
+    """All that may compute a product on a platform, in the table's order."""
+    platform = ALIASES.get(platform, platform)
+    for kernel in kernels:
+        here = not kernel.platforms or platform in kernel.platforms
+        if here and kernel.meant_for(product) and kernel.supports(product) is None:
+            for config in kernel.configs(product) or (None,):
+                yield Candidate(kernel, config)
+
+
+def search(
+    kernels: Sequence[Kernel], product: Product, method: Method = Method()
+) -> tuple[Trial, ...]:
+    """Time all candidates on this process's default device, in turns; random numbers.
+
+    One that does not compile, spills registers or gives other numbers than the reference is not
+    timed and its trial says why.
+
+    Raises:
+        ValueError: a size of the product is symbolic.
+    """
+    if product.symbolic:
+        raise ValueError(f"{', '.join(product.symbolic)} symbolic: there is nothing to time")
+    given = operands(product)
+    calls = max(2, min(MOST_CALLS, -(-method.cache // weight_bytes(product))))
+    weights = copies_of(given[2], calls)
+    wanted = jax.jit(lambda *a: REFERENCE.run(product, *a))(*given)
+    prepared = [
+        _prepare(c, product, given, weights, wanted)
+        for c in candidates(kernels, jax.default_backend(), product)
+    ]
+    programs = {k: program for k, (program, _) in enumerate(prepared) if program is not None}
+    seconds = _in_turns(programs, method)
+    return tuple(
+        Trial(trial.kernel, trial.config, seconds[k] / calls) if k in seconds else trial
+        for k, (_, trial) in enumerate(prepared)
+    )
+
+
+def _prepare(
+    candidate: Candidate, product: Product, given: tuple, weights: tuple, wanted: Any
+) -> tuple[Callable[[], Any] | None, Trial]:
+    """Compile a candidate and look at its result: a program to time, or why there is none."""
+    trial = Trial(candidate.kernel.name, candidate.config)
+    lhs, lhs_scale, _, rhs_scale = given
+    single = jax.jit(lambda *a: candidate.run(product, *a))
+    several = jax.jit(lambda *a: _one_after_another(candidate, product, *a))
+    try:
+        compiled, reports = compile_and_report(lambda: single.lower(*given).compile())
+        reason = next((report.fault for report in reports if report.fault), None)
+        reason = reason or _wrong(compiled(*given), wanted)
+        if reason is not None:
+            return None, dataclasses.replace(trial, reason=reason)
+        program = several.lower(lhs, lhs_scale, weights, rhs_scale).compile()
+    except Exception as error:  # whatever a compiler may raise is a reason to leave it out
+        text = next(iter(str(error).strip().splitlines()), "no message")
+        return None, dataclasses.replace(trial, reason=f"{type(error).__name__}: {text:.200}")
+    return lambda: program(lhs, lhs_scale, weights, rhs_scale), trial
+
+
+def _one_after_another(
+    candidate: Candidate, product: Product, lhs: Any, lhs_scale: Any, weights: tuple, scale: Any
+) -> list[Any]:
+    """The product with each weight: one program, so that starting it is not what is timed."""
+    results = []
+    for weight in weights:
+        results.append(candidate.run(product, lhs, lhs_scale, weight, scale))
+        lhs, results[-1] = jax.lax.optimization_barrier((lhs, results[-1]))
+    return results
+
+
+def _wrong(got: Any, wanted: Any) -> str | None:
+    got, wanted = (x.astype(jnp.float32) for x in (got, wanted))
+    off = float(jnp.max(jnp.abs(got - wanted)) / jnp.maximum(jnp.max(jnp.abs(wanted)), 1e-30))
+    return None if off <= WRONG else f"wrong: off by {off:.2g} of the largest number"
+
+
+def _in_turns(programs: dict[int, Callable[[], Any]], method: Method) -> dict[int, float]:
+    """Median seconds of each program; who is first in a round changes."""
+    for program in programs.values():
+        jax.block_until_ready(program())
+    seconds: dict[int, list[float]] = {name: [] for name in programs}
+    names = list(programs)
+    for number in range(method.rounds):
+        first = number % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            start = method.clock()
+            jax.block_until_ready(programs[name]())
+            seconds[name].append(method.clock() - start)
+    return {name: statistics.median(own) for name, own in seconds.items()}
