@@ -16,7 +16,7 @@ from qpass.graph.trail import Trails
 from qpass.ops.decoded import decoded
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
-from qpass.ops.weights import abstract_weight, stored_nbytes
+from qpass.ops.weights import Storage, abstract_weight, stored_nbytes
 from qpass.views import Row
 from qpass_kernels import select
 
@@ -123,7 +123,7 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     Sites of equal shapes and schemes share the look-up.
     """
     site, action = decision.site, decision.quantized
-    weight = abstract_weight(site.eqn.invars[action.weight].aval, on_the_fly(action, site.eqn))
+    weight = abstract_weight(site.eqn.invars[action.weight].aval, _storage(plan, decision))
     spec = dot_spec(action, site.eqn, plan.kernels)
     aval = site.eqn.invars[1 - action.weight].aval
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
@@ -139,6 +139,13 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
         slow = picked.kernel.slow(product, padded)
         chosen[key] = Ran(picked.kernel.name, picked.refused, slow)
     return replace(chosen[key], told=told)
+
+
+def _storage(plan: Plan, decision: Decision) -> Storage:
+    """How the weight of a product is quantized, with column sums where its leaf has them."""
+    leaf = decision.site.leaf
+    sums = decision.stored and leaf is not None and plan.storage[leaf].sums
+    return replace(on_the_fly(decision.quantized, decision.site.eqn), sums=sums)
 
 
 def _leaf_bytes(plan: Plan) -> dict[int, tuple[int, int]]:

@@ -18,8 +18,8 @@ SIZE = 1024
 def bits(rule):
     """Bits that an element of a stored square weight takes, from its shapes alone."""
     w = jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float32)
-    q = jax.eval_shape(lambda x: qpass.numerics.quantize(x, rule.weight, (0,), pack=True), w)
-    return 8 * q.nbytes / SIZE**2
+    q = qpass.transform(CASES["matmul"].fn, [rule])
+    return 8 * q.quantize({"w": w}, w)["w"].nbytes / SIZE**2
 
 
 def row(name):

@@ -25,12 +25,14 @@ class Operand(NamedTuple):
         scale: float32 `[B, N, G]`; None for floats that have none.
         zero: float32 zero points `[B, N, G]`; None where they are zero.
         group: how many neighbours along K share a scale.
+        sums: float32 column sums of `codes * scale`, `[B, N, 1]`; None where they are not known.
     """
 
     codes: jax.Array
     scale: Any
     zero: jax.Array | None
     group: int
+    sums: jax.Array | None = None
 
 
 def canonical(
@@ -70,7 +72,8 @@ def canonical(
     sizes = (*pick(q.shape, batch), *pick(q.shape, free), *padded(q, contract, cuts))
     codes = _flatten(_pad(lax.transpose(codes, perm), sizes), len(batch), len(free))
     group = max(codes.shape[2] // max(scale.shape[2], 1), 1)
-    return Operand(codes, scale if unit == 1 else scale * unit, zero, group)
+    sums = _column_sums(q, batch, free, contract)
+    return Operand(codes, scale if unit == 1 else scale * unit, zero, group, sums)
 
 
 def padded(
@@ -120,6 +123,17 @@ def _wanted(q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...]) -> dic
     if last < 0 or not any(cuts_of(q, contract)):
         return {}
     return dict.fromkeys(contract[:last], 1) | {contract[last]: cuts[last]}
+
+
+def _column_sums(
+    q: QTensor, batch: tuple[int, ...], free: tuple[int, ...], contract: tuple[int, ...]
+) -> jax.Array | None:
+    """The sums as `[B, N, 1]`; None where they are not over all of K and nothing else."""
+    if q.sums is None:
+        return None
+    sums = lax.transpose(q.sums, tuple(map(q.physical, (*batch, *free, *contract))))
+    wanted = (*pick(q.shape, (*batch, *free)), *[1] * len(contract))
+    return _flatten(sums, len(batch), len(free)) if sums.shape == wanted else None
 
 
 def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:

@@ -78,16 +78,20 @@ def _count_fault(n: int, got: int, group: int | None) -> str:
 
 
 def _beside_fault(q: QTensor) -> str:
-    """Of zero points, which lie beside the scales, and of the factor of all scales."""
+    """Of zero points and sums, which lie beside the scales, and of the factor of all scales."""
     if q.zero is not None and (q.zero.shape, q.zero.dtype.itemsize) != (q.scale.shape, 1):
         return f"zero points are a byte for each scale {list(q.scale.shape)}, not {aval(q.zero)}"
-    if q.outer is None:
-        return ""
-    fits = len(q.outer.shape) == len(q.scale.shape) and all(
-        n in (1, m) for n, m in zip(q.outer.shape, q.scale.shape, strict=True)
-    )
-    good = fits and q.outer.dtype == np.float32
-    return "" if good else f"outer is {aval(q.outer)} beside scales {list(q.scale.shape)}"
+    if q.outer is not None and not _is_f32_over(q.outer, q.scale.shape):
+        return f"outer is {aval(q.outer)} beside scales {list(q.scale.shape)}"
+    if q.sums is not None and not _is_f32_over(q.sums, q.codes.shape):
+        return f"sums are {aval(q.sums)} beside codes {list(q.codes.shape)}"
+    return ""
+
+
+def _is_f32_over(x: Any, shape: tuple[int, ...]) -> bool:
+    """Whether x is float32 of that shape, or of size 1 along some of its axes."""
+    same_rank = len(x.shape) == len(shape) and x.dtype == np.float32
+    return same_rank and all(n in (1, m) for n, m in zip(x.shape, shape, strict=True))
 
 
 def _latent_fault(q: QTensor) -> str:

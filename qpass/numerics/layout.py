@@ -2,12 +2,12 @@
 
 Each takes logical axes. Codes and scales keep their physical order wherever that is possible; the
 latent array, which lies in logical order, gets the operation itself. Zero points lie beside the
-scales and get what the scales get.
+scales and get what the scales get. Column sums are dropped where they would be of other elements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def transpose(q: QTensor, perm: tuple[int, ...]) -> QTensor:
         pick(place, q.physical_order),
         {place[axis]: size for axis, size in groups_of(q).items()},
         lambda x: lax.transpose(x, perm),
+        q.sums,
     )
 
 
@@ -84,6 +85,7 @@ def squeeze(q: QTensor, dims: tuple[int, ...]) -> QTensor:
         tuple(place[axis] for axis in q.physical_order if axis in place),
         {place[axis]: size for axis, size in groups_of(q).items()},
         lambda x: lax.squeeze(x, dims),
+        None if q.sums is None else lax.squeeze(q.sums, gone),
     )
 
 
@@ -121,6 +123,7 @@ def rev(q: QTensor, dims: tuple[int, ...]) -> QTensor | None:
         q.physical_order,
         groups,
         lambda x: lax.rev(x, dims),
+        None if q.sums is None else lax.rev(q.sums, at),
     )
 
 
@@ -144,7 +147,10 @@ def reorder(q: QTensor, order: tuple[int, ...]) -> QTensor:
     q = plain(q)
     perm = tuple(q.physical(axis) for axis in order)
     codes = lax.transpose(q.codes, perm)
-    return rebuild(q, codes, lambda scale: lax.transpose(scale, perm), order, groups_of(q))
+    sums = None if q.sums is None else lax.transpose(q.sums, perm)
+    return rebuild(
+        q, codes, lambda scale: lax.transpose(scale, perm), order, groups_of(q), sums=sums
+    )
 
 
 def stacked(q: QTensor, n: int) -> QTensor:
@@ -155,9 +161,9 @@ def stacked(q: QTensor, n: int) -> QTensor:
         q = plain(q)
     groups = {axis: size for axis, size in groups_of(q).items() if axis >= n}
     outer = None if q.outer is None else _broadcast_lead(q.outer, q.shape[:n])
-    q = rebuild(
-        q, q.codes, lambda x: finer(q, x, dict.fromkeys(range(n), 1)), q.physical_order, groups
-    )
+    sums = q.sums if has_sums_for(q, range(n)) else None
+    own = dict.fromkeys(range(n), 1)
+    q = rebuild(q, q.codes, lambda x: finer(q, x, own), q.physical_order, groups, sums=sums)
     return replace(q, outer=outer)
 
 
@@ -178,7 +184,14 @@ def regrouped(q: QTensor, blocks: Mapping[int, int]) -> QTensor:
     q = plain(q)
     groups = {**groups_of(q), **blocks}
     kept = {axis: size for axis, size in groups.items() if size > 1}
-    return rebuild(q, q.codes, lambda x: finer(q, x, blocks), q.physical_order, kept)
+    order = q.physical_order
+    return rebuild(q, q.codes, lambda x: finer(q, x, blocks), order, kept, sums=q.sums)
+
+
+def has_sums_for(q: QTensor, axes: Iterable[int]) -> bool:
+    """Whether there are column sums, with one for each index of those logical axes."""
+    sums = q.sums
+    return sums is not None and all(sums.shape[q.physical(a)] == q.shape[a] for a in axes)
 
 
 def finer(q: QTensor, scale: jax.Array, blocks: Mapping[int, int]) -> jax.Array:
@@ -210,10 +223,11 @@ def rebuild(
     order: Sequence[int],
     groups: Mapping[int, int],
     on_latent: Callable[[jax.Array], jax.Array] = lambda x: x,
+    sums: jax.Array | None = None,
 ) -> QTensor:
     """A tensor like q with other codes and what becomes of its scales, zero points and latent.
 
-    `order` and `groups` are given with logical axes counted from 0.
+    `order` and `groups` are given with logical axes counted from 0. Without `sums` it has none.
     """
     ndim = len(order)
     return replace(
@@ -221,6 +235,7 @@ def rebuild(
         codes=codes,
         scale=on_scale(q.scale),
         zero=None if q.zero is None else on_scale(q.zero),
+        sums=sums,
         latent=None if q.latent is None else on_latent(q.latent),
         groups=tuple(sorted((axis - ndim, size) for axis, size in groups.items())),
         order=trim_order(order),

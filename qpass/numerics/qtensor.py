@@ -24,7 +24,7 @@ from qpass.numerics.qtypes import QType
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["codes", "scale", "zero", "outer", "latent"],
+    data_fields=["codes", "scale", "zero", "outer", "sums", "latent"],
     meta_fields=["qtype", "dtype", "groups", "order"],
 )
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,10 @@ class QTensor:
         zero: int8 or uint8 zero points of the shape of `scale`; None where all are `qtype.middle`,
             which is code 0 of signed types.
         outer: float32 factor of all scales, of their rank; None where there is none.
+        sums: float32 column sums of `(codes - qtype.middle) * scale * outer`, which zero points of
+            the other operand of a product multiply. In the physical order of `codes`: size 1 along
+            the axes that are summed over, n along the others. None where no such product asked for
+            them, or where a layout operation has cut what they sum.
         latent: the float array in logical order that receives straight-through gradients in
             training; None where the tensor is stored.
         qtype: the numeric type of the codes.
@@ -65,6 +69,7 @@ class QTensor:
     dtype: np.dtype
     groups: tuple[tuple[int, int], ...] = ()
     order: tuple[int, ...] = ()
+    sums: jax.Array | None = None
 
     @property
     def physical_order(self) -> tuple[int, ...]:
@@ -89,7 +94,7 @@ class QTensor:
     @property
     def nbytes(self) -> int:
         """Bytes that all takes in memory, half a byte for an int4; without latent."""
-        beside = (self.scale, self.zero, self.outer)
+        beside = (self.scale, self.zero, self.outer, self.sums)
         taken = sum(math.prod(x.shape) * x.dtype.itemsize for x in beside if x is not None)
         if isinstance(self.codes, Packed):
             return self.codes.nbytes + taken
@@ -227,7 +232,8 @@ class QTensor:
             )
 
     def __repr__(self) -> str:
-        parts = {"codes": self.codes, "scale": self.scale, "zero": self.zero, "outer": self.outer}
+        names = ("codes", "scale", "zero", "outer", "sums")
+        parts = {name: getattr(self, name) for name in names}
         shown = ", ".join(f"{k}={faults.aval(x)}" for k, x in parts.items() if x is not None)
         groups = f", groups={self.groups}" if self.groups else ""
         order = f", order={self.order}" if self.order else ""

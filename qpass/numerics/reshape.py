@@ -14,11 +14,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import jax
 from jax import lax
 
 from qpass.errors import QuantizeError
 from qpass.numerics.axes import pick
-from qpass.numerics.layout import groups_of, in_order, plain, rebuild
+from qpass.numerics.layout import groups_of, has_sums_for, in_order, plain, rebuild
 
 if TYPE_CHECKING:
     from qpass.numerics.qtensor import QTensor
@@ -168,7 +169,23 @@ def _move(
         order,
         {axis: cut.group for axis, cut in cuts.items() if cut.group},
         lambda x: lax.reshape(x, sizes),
+        _sums(q, sizes, segments, order),
     )
+
+
+def _sums(
+    q: QTensor, sizes: tuple[int, ...], segments: tuple[Segment, ...], order: tuple[int, ...]
+) -> jax.Array | None:
+    """The column sums; None where some, but not all old axes of a segment are summed over."""
+    if q.sums is None:
+        return None
+    counts: dict[int, int] = {}
+    for old, new in ((segment.old, segment.new) for segment in segments):
+        own = [has_sums_for(q, (axis,)) for axis in old]
+        if any(own) != all(own):
+            return None
+        counts |= {axis: sizes[axis] if own[0] else 1 for axis in new}
+    return lax.reshape(q.sums, [counts.get(axis, 1) for axis in order])
 
 
 def _new_order(q: QTensor, segments: tuple[Segment, ...]) -> tuple[int, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from jax import lax
 from qpass.numerics.axes import pick
 from qpass.numerics.layout import (
     groups_of,
+    has_sums_for,
     plain_along,
     rebuild,
     stored,
@@ -29,7 +30,7 @@ type Index = int | jax.Array
 
 @dataclass(frozen=True)
 class Window:
-    """The scales that a slice keeps along one axis, and the group size it has afterwards.
+    """The scales (or elements) that a slice keeps along one axis, and its group size afterwards.
 
     `start` may be traced in a dynamic slice; `group` is 0 where the slice is not grouped any more.
     """
@@ -57,6 +58,7 @@ def slice_(
     order = q.physical_order
     limits = stored_sizes(q.codes, pick(limit, order))
     codes = lax.slice(stored(q.codes), pick(start, order), limits, pick(strides, order))
+    kept = [Window(a, -(-(b - a) // by), by) for _, (a, b, by) in asked]
     return rebuild(
         q,
         stored_as(q.codes, codes),
@@ -64,6 +66,7 @@ def slice_(
         order,
         _groups(windows),
         lambda x: lax.slice(x, start, limit, strides),
+        _sums_of(q, kept, lambda sums, windows: lax.slice(sums, *_static(windows))),
     )
 
 
@@ -74,21 +77,38 @@ def dynamic_slice(q: QTensor, starts: Sequence[Index], sizes: tuple[int, ...]) -
     their last axis stays whole.
     """
     q = plain_along(q, [axis for axis, size in enumerate(sizes) if size != q.shape[axis]])
-    asked = enumerate(zip(starts, sizes, strict=True))
-    windows = _all([_dynamic_window(q, axis, *where) for axis, where in asked])
+    asked = [Window(*where) for where in zip(starts, sizes, strict=True)]
+    windows = _all([_dynamic_window(q, axis, w.start, w.size) for axis, w in enumerate(asked)])
     if windows is None:
         return None
     order = q.physical_order
-    kept = pick(windows, order)
     lengths = stored_sizes(q.codes, pick(sizes, order))
     return rebuild(
         q,
         stored_as(q.codes, _dynamic_slice(stored(q.codes), pick(starts, order), lengths)),
-        lambda scale: _dynamic_slice(scale, [w.start for w in kept], [w.size for w in kept]),
+        lambda scale: _dynamic_window_of(scale, pick(windows, order)),
         order,
         _groups(windows),
         lambda x: _dynamic_slice(x, starts, sizes),
+        _sums_of(q, asked, _dynamic_window_of),
     )
+
+
+def _sums_of(
+    q: QTensor, kept: Sequence[Window], cut_out: Callable[[jax.Array, list[Window]], jax.Array]
+) -> jax.Array | None:
+    """The column sums of a slice; None where it cuts what they sum.
+
+    Args:
+        q: the tensor.
+        kept: the elements of the slice, by logical axis.
+        cut_out: what slices an array in physical order.
+    """
+    cut = [axis for axis, window in enumerate(kept) if window.size != q.shape[axis]]
+    if q.sums is None or not has_sums_for(q, cut):
+        return None
+    sizes = zip(q.physical_order, q.sums.shape, strict=True)
+    return cut_out(q.sums, [kept[axis] if axis in cut else Window(0, n) for axis, n in sizes])
 
 
 def _window(q: QTensor, axis: int, start: int, limit: int, stride: int) -> Window | None:
@@ -149,6 +169,10 @@ def _static(windows: Sequence[Window]) -> tuple[list, list, list]:
 
 def _groups(windows: Sequence[Window]) -> dict[int, int]:
     return {axis: w.group for axis, w in enumerate(windows) if w.group}
+
+
+def _dynamic_window_of(x: jax.Array, windows: Sequence[Window]) -> jax.Array:
+    return _dynamic_slice(x, [w.start for w in windows], [w.size for w in windows])
 
 
 def _dynamic_slice(x: jax.Array, starts: Sequence[Index], sizes: Sequence[int]) -> jax.Array:

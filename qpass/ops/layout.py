@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.numerics import Packed, QTensor
-from qpass.numerics.layout import plain_scales, stored, stored_as
+from qpass.numerics.layout import has_sums_for, plain_scales, stored, stored_as
 from qpass.ops.layer import Layer, tensor
 
 Operands = Sequence[Any]
@@ -131,7 +131,7 @@ def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     scale = _rows(eqn, _for_rows(q, q.scale), indices)
     zero = None if q.zero is None else _rows(eqn, _for_rows(q, q.zero), indices, fill_value=0)
     latent = None if q.latent is None else _rows(eqn, q.latent, indices)
-    return replace(q, codes=codes, scale=scale, zero=zero, latent=latent, order=())
+    return replace(q, codes=codes, scale=scale, zero=zero, sums=None, latent=latent, order=())
 
 
 def _for_rows(q: QTensor, scale: jax.Array) -> jax.Array:
@@ -213,7 +213,8 @@ def shardable(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor:
     """The same tensor with groups that no shard begins or ends inside.
 
     The scales of a group that is cut are repeated for its parts, so that every shard has those of
-    the groups that its elements lie in. Packed codes are unpacked where their bytes would be cut.
+    the groups that its elements lie in. Packed codes are unpacked where their bytes would be cut,
+    and column sums dropped where a shard has a part of what they sum.
     """
     logical = (*spec, *([None] * (q.ndim - len(spec))))
     if isinstance(q.codes, Packed) and logical[q.physical_order[-1]] is not None:
@@ -225,24 +226,29 @@ def shardable(q: QTensor, spec: PartitionSpec, mesh: Any) -> QTensor:
         if sizes[axis] > 1 and q.scale.shape[q.physical(axis)] > 1
     }
     finer = {axis: block for axis, block in cut.items() if block != q.blocks[axis]}
+    if not has_sums_for(q, [axis for axis, n in enumerate(sizes) if n > 1]):
+        q = replace(q, sums=None)
     return q.regrouped(finer) if finer else q
 
 
 def _specs(q: QTensor, codes: Sequence, scale: Sequence, logical: Sequence) -> QTensor:
     """The tensor with a spec in the place of each of its arrays."""
-    outer = None
-    if q.outer is not None:
-        pairs = zip(scale, q.outer.shape, strict=True)
-        outer = [names if n > 1 else None for names, n in pairs]
     spec = PartitionSpec(*codes)
     return replace(
         q,
         codes=replace(q.codes, words=spec) if isinstance(q.codes, Packed) else spec,
         scale=PartitionSpec(*scale),
         zero=None if q.zero is None else PartitionSpec(*scale),
-        outer=None if outer is None else PartitionSpec(*outer),
+        outer=None if q.outer is None else _spec_along(scale, q.outer.shape),
+        sums=None if q.sums is None else _spec_along(codes, q.sums.shape),
         latent=None if q.latent is None else PartitionSpec(*logical),
     )
+
+
+def _spec_along(names: Sequence, sizes: Sequence[int]) -> PartitionSpec:
+    """The same split of an array that has size 1 along some axes."""
+    pairs = zip(names, sizes, strict=True)
+    return PartitionSpec(*(name if n > 1 else None for name, n in pairs))
 
 
 def _mesh_size(mesh: Any, names: Any) -> int:

@@ -18,6 +18,7 @@ from qpass.numerics import (
     WeightedMse,
     count_nonfinite,
     quantize,
+    with_sums,
 )
 from qpass.ops.static import whole_range
 from qpass.ops.straight_through import without_clipped
@@ -31,15 +32,18 @@ class Storage:
         quantizer: type and granularity.
         contract: axes of the leaf that its products contract.
         separate: axes of the leaf that no product sees (stacked layers): own scales for each index.
+        sums: keep its column sums as well, for activations with zero points.
     """
 
     quantizer: Quantizer
     contract: tuple[int, ...]
     separate: tuple[int, ...]
+    sums: bool = False
 
     def __str__(self) -> str:
         layers = f", one set of scales for each index of {self.separate}" if self.separate else ""
-        return f"{self.quantizer} along axes {self.contract}{layers}"
+        sums = ", with column sums" if self.sums else ""
+        return f"{self.quantizer} along axes {self.contract}{layers}{sums}"
 
 
 # Jitted so that weights of one shape are traced once, however many layers there are.
@@ -62,11 +66,12 @@ def encode_weight(
     """
     quantizer, bounds = whole_range(storage.quantizer, bounds, x.ndim)
     contract, separate = storage.contract, storage.separate
-    return quantize(x, quantizer, contract, separate, True, key, importance, bounds)
+    q = quantize(x, quantizer, contract, separate, True, key, importance, bounds)
+    return with_sums(q, contract) if storage.sums else q
 
 
 def stored_nbytes(aval: Any, storage: Storage) -> int:
-    """Bytes of codes and scales of a leaf of this shape and dtype."""
+    """Bytes of codes, scales and what lies beside, of a leaf of this shape and dtype."""
     return abstract_weight(aval, storage).nbytes
 
 

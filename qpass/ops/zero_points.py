@@ -1,10 +1,11 @@
 """Products of operands with zero points, by kernels that know none.
 
 ``sum (a - za) (w - zw) = sum a w  -  za sum w  -  zw sum (a - za)``, the sums over K or, where
-scales differ along K, over each group of it. The first sum is the kernel's. The second is the
-kernel's as well where every row of ``a`` has one scale: a row of ones beside the rows of ``a``
-gives the sums of the columns of the weight times its scales, without another pass over the weight.
-The third needs sums of the activation alone.
+scales differ along K, over each group of it. The first sum is the kernel's. Where every row of
+``a`` has one scale, the second needs the column sums of the weight, which are stored with it
+(`QTensor.sums`). Where they are not known (weights quantized on every call, or cut since), it is
+the kernel's as well: a row of ones beside the rows of ``a`` gives the sums, without another pass
+over the weight. The third needs sums of the activation alone.
 
 Each product is rounded before it is added to anything, and each sum is kept from its surroundings,
 so that all is computed in the same way whatever program it stands in.
@@ -62,9 +63,16 @@ def kernel_call(a: Operand, w: Operand, sizes: Sizes, out: str) -> KernelCall:
     group = min(a.group, w.group) if isinstance(a.group, int) else w.group
     if a.zero is None and w.zero is None:
         return KernelCall(_arrays(a, w), group, out, lambda total: total)
-    rows = a.zero is not None and a.scale.shape[2] == 1
-    finish = partial(_by_rows if rows else _by_groups, a=a, w=w, sizes=sizes, out=out)
-    return KernelCall(_arrays(_with_ones(a) if rows else a, w), group, "float32", finish)
+    lhs, finish = _way(a, w)
+    finish = partial(finish, a=a, w=w, sizes=sizes, out=out)
+    return KernelCall(_arrays(lhs, w), group, "float32", finish)
+
+
+def _way(a: Operand, w: Operand) -> tuple[Operand, Callable[..., jax.Array]]:
+    """What the kernel gets for ``a``, and what makes the product of its result."""
+    if a.zero is None or a.scale.shape[2] != 1:
+        return a, _by_groups
+    return (_with_ones(a), _by_ones) if w.sums is None else (_unscaled(a), _by_columns)
 
 
 def _arrays(a: Operand, w: Operand) -> tuple[jax.Array, ...]:
@@ -73,19 +81,34 @@ def _arrays(a: Operand, w: Operand) -> tuple[jax.Array, ...]:
 
 
 def _with_ones(a: Operand) -> Operand:
-    """A row of ones below the codes. All rows have scale 1: theirs multiplies the product last."""
+    """A row of ones below the codes, which have no scales."""
     tail = [(0, 0, 0), (0, 1, 0), (0, 0, 0)]
-    codes = lax.pad(a.codes, jnp.ones((), a.codes.dtype), tail)
-    return a._replace(codes=codes, scale=jnp.ones((*codes.shape[:2], 1), jnp.float32))
+    return _unscaled(a._replace(codes=lax.pad(a.codes, jnp.ones((), a.codes.dtype), tail)))
 
 
-def _by_rows(total: jax.Array, a: Operand, w: Operand, sizes: Sizes, out: str) -> jax.Array:
-    """Zero points by row of ``a``; the last row of ``total`` holds the sums of the weight."""
+def _unscaled(a: Operand) -> Operand:
+    """All rows with scale 1: theirs multiplies the product last."""
+    return a._replace(scale=jnp.ones((*a.codes.shape[:2], 1), jnp.float32))
+
+
+def _by_ones(total: jax.Array, **product: Any) -> jax.Array:
+    """The last row of ``total`` holds the column sums of the weight."""
+    return _by_rows(total[:, :-1], total[:, -1:], **product)
+
+
+def _by_columns(total: jax.Array, w: Operand, **product: Any) -> jax.Array:
+    """The column sums are stored with the weight."""
+    assert w.sums is not None
+    return _by_rows(total, jnp.swapaxes(w.sums, 1, 2), w=w, **product)
+
+
+def _by_rows(
+    total: jax.Array, columns: jax.Array, a: Operand, w: Operand, sizes: Sizes, out: str
+) -> jax.Array:
+    """Zero points by row of ``a``; ``columns [B, 1, N]`` are the column sums of the weight."""
     assert a.zero is not None
-    total, sums = total[:, :-1], total[:, -1:]
-    total = sealed(total - sealed(a.zero * sums))
-    unscaled = a._replace(scale=jnp.ones_like(a.scale))
-    total = _without_zeros(total, unscaled, w, sizes)
+    total = sealed(total - sealed(a.zero * columns))
+    total = _without_zeros(total, _unscaled(a), w, sizes)
     return sealed((total * a.scale).astype(out))
 
 

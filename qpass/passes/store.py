@@ -84,7 +84,13 @@ def _verdict(
         if one != first:
             return two_wishes((decisions[0].site.id, first), (decision.site.id, one))
     assert first is not None  # of every leaf that a product reads
-    return _other_use(plan, leaf, decisions, first, kept) or first
+    return _other_use(plan, leaf, decisions, first, kept) or replace(first, sums=_summed(decisions))
+
+
+def _summed(decisions: Sequence[Decision]) -> bool:
+    """Whether a product of the leaf needs its column sums: where zero points are one for a row."""
+    acts = [decision.quantized.scheme.act for decision in decisions]
+    return any(act and not act.symmetric and not act.granularity.group for act in acts)
 
 
 def _wanted(plan: Plan, leaf: int, decision: Decision, first: Storage | None) -> Storage | Unstored:

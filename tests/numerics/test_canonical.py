@@ -13,7 +13,7 @@ from tests.numerics.tensors import moves, tensor, tensors
 
 
 def assert_canonical(q, batch, free, contract):
-    codes, scale, zero, group = q.canonical(batch, free, contract)
+    codes, scale, zero, group, _ = q.canonical(batch, free, contract)
     padded = q.padded(contract)
     sizes = [math.prod(q.shape[a] for a in axes) for axes in (batch, free)]
     assert codes.shape == (*sizes, math.prod(padded))
@@ -53,15 +53,15 @@ def test_typical_weights(spec):
 
 def test_shapes_that_a_kernel_gets():
     q = tensor((10, 6), ("int4 g4", jnp.float32), (0,))
-    codes, scale, _, group = q.canonical((), (1,), (0,))
+    codes, scale, _, group, _ = q.canonical((), (1,), (0,))
     assert (codes.shape, scale.shape, group) == ((1, 6, 12), (1, 6, 3), 4)
     assert not oracle.widen(codes)[:, :, 10:].any()
     assert q.padded((0,)) == (12,)
     q = tensor((10, 6), ("int8", jnp.float32), (0,))
-    codes, scale, _, group = q.canonical((), (1,), (0,))
+    codes, scale, _, group, _ = q.canonical((), (1,), (0,))
     assert (codes.shape, scale.shape, group) == ((1, 6, 10), (1, 6, 1), 10)
     q = tensor((4, 8, 6), ("int4 g4", jnp.float32), (0, 1))
-    codes, scale, _, group = q.canonical((), (2,), (0, 1))
+    codes, scale, _, group, _ = q.canonical((), (2,), (0, 1))
     assert (codes.shape, scale.shape, group) == ((1, 6, 32), (1, 6, 8), 4)
 
 
@@ -86,7 +86,7 @@ def test_asking_in_operand_order_moves_no_codes():
 @pytest.mark.parametrize("spec", ["int8", "int4 g4", "int8 tensor"])
 def test_empty(shape, spec):
     q = tensor(shape, (spec, jnp.float32), (0,))
-    codes, scale, _, group = q.canonical((), (1,), (0,))
+    codes, scale, _, group, _ = q.canonical((), (1,), (0,))
     assert codes.shape == (1, shape[1], shape[0])
     assert scale.shape[:2] == (1, shape[1])
     assert group >= 1
@@ -103,7 +103,7 @@ def test_a_product_with_it_is_the_product():
     """Exact in float64: group by group as kernels compute it, against the dequantized weight."""
     q = tensor((10, 6), ("int4 g4", jnp.float32), (0,))
     x = np.random.default_rng(0).integers(-9, 9, (5, 10)).astype(np.float64)
-    codes, scale, _, group = q.canonical((), (1,), (0,))
+    codes, scale, _, group, _ = q.canonical((), (1,), (0,))
     padded = np.pad(x, ((0, 0), (0, codes.shape[2] - 10)))
     grouped = padded.reshape(5, -1, group)
     products = np.einsum("mgk,ngk->mng", grouped, oracle.widen(codes)[0].reshape(6, -1, group))
