@@ -44,7 +44,7 @@ def cases(kernels):
         (kernel, p, number)
         for kernel in kernels
         for p in PRODUCTS
-        if kernel.supports(p) is None
+        if kernel.meant_for(p) and kernel.supports(p) is None
         for number in range(len(kernel.configs(p)) or 1)
     ]
     return found, [f"{kernel.name}-{name(p)}-{number}" for kernel, p, number in found]

@@ -55,6 +55,10 @@ def tuned(kind, choice, platform="cpu"):
     return Tuned("a device", platform, "0.12", ((bucket(kind), choice),))
 
 
+def rows(number, form="Config"):
+    return (("form", form), ("rows", number), ("wrong", False))
+
+
 def test_every_setting_is_timed_and_the_fastest_is_seen():
     table = (kernel("two", (Config(64), Config(128))),)
     trials = search(table, P, Method(rounds=1, cache=1, clock=Clock([4.0, 1.0])))
@@ -103,17 +107,29 @@ def test_random_products_have_numbers_about_one(lhs, rhs, group):
 def test_the_chosen_setting_runs():
     log = []
     made = kernel("two", (Config(64), Config(128)), log=log)
-    bound = tuned(P, Choice("two", (("rows", 128), ("wrong", False)), 1.0)).kernels((made,))
+    bound = tuned(
+        P, Choice("two", (("form", "Config"), ("rows", 128), ("wrong", False)), 1.0)
+    ).kernels((made,))
     bound[0].run(P, *operands(P))
     other = dataclasses.replace(P, n=17)
     bound[0].run(other, *operands(other))
     assert [config.rows for config in log] == [128, 64]
 
 
+def test_settings_of_another_class_are_others():
+    log = []
+    made = kernel("two", (Config(64), Config(128)), log=log)
+    bound = tuned(P, Choice("two", rows(128, "Other"), 1.0)).kernels((made,))
+    bound[0].run(P, *operands(P))
+    assert log == [Config(64)]
+
+
 def test_a_setting_that_is_not_offered_any_more_is_passed_over():
     log = []
     made = kernel("two", (Config(64),), log=log)
-    bound = tuned(P, Choice("two", (("rows", 96), ("wrong", False)), 1.0)).kernels((made,))
+    bound = tuned(
+        P, Choice("two", (("form", "Config"), ("rows", 96), ("wrong", False)), 1.0)
+    ).kernels((made,))
     bound[0].run(P, *operands(P))
     assert log == [Config(64)]
 
@@ -152,7 +168,7 @@ def test_equal_tables_bound_twice_are_equal():
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    choice = Choice("two", (("rows", 128), ("wrong", False)), 1e-5)
+    choice = Choice("two", rows(128), 1e-5)
     whole = dataclasses.replace(
         tuned(P, choice),
         choices=((bucket(P), choice), (bucket(product(1, 8, 8, "int8", "int8")), choice)),

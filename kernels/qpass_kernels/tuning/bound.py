@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qpass_kernels.kernel import Kernel, Product
+from qpass_kernels.tuning.choice import fields_of
 
 if TYPE_CHECKING:
     from qpass_kernels.tuning.table import Tuned
@@ -89,5 +90,4 @@ def chosen_config(kernel: Kernel, tuned: Tuned, product: Product) -> Any:
     choice = tuned.choice(product)
     if choice is None or choice.kernel != kernel.name or choice.config is None:
         return None
-    wanted = dict(choice.config)
-    return next((c for c in kernel.configs(product) if dataclasses.asdict(c) == wanted), None)
+    return next((c for c in kernel.configs(product) if fields_of(c) == choice.config), None)

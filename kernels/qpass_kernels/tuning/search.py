@@ -1,10 +1,9 @@
 """Measure what computes a product fastest: every kernel that takes it, in each of its settings."""
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,12 +11,12 @@ import jax.numpy as jnp
 
 from qpass_kernels.kernel import ALIASES, Kernel, Product
 from qpass_kernels.reference import REFERENCE
-from qpass_kernels.tuning.operands import copies_of, operands, weight_bytes
+from qpass_kernels.tuning.choice import Choice, fields_of
+from qpass_kernels.tuning.operands import copies_of, operands
 from qpass_kernels.tuning.ptxas import compile_and_report
-from qpass_kernels.tuning.table import Choice
+from qpass_kernels.tuning.timing import Method, in_turns, one_after_another
 
-CACHE = 2**27  # bytes: twice what the largest second-level cache of the GPUs here holds
-MOST_CALLS = 64  # in one program, else compiling takes longer than the rest
+METHOD = Method()
 WRONG = 0.05  # of the largest number in the result: what no rounding explains
 
 
@@ -46,24 +45,8 @@ class Trial:
     @property
     def choice(self) -> Choice:
         """This candidate as a table keeps it; only for one that was timed."""
-        fields = None if self.config is None else tuple(dataclasses.asdict(self.config).items())
         assert self.seconds is not None
-        return Choice(self.kernel, fields, self.seconds)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How to measure.
-
-    Attributes:
-        rounds: in each of which every candidate has its turn.
-        cache: bytes of weights that a turn walks through, so that none is found in the cache.
-        clock: seconds.
-    """
-
-    rounds: int = 7
-    cache: int = CACHE
-    clock: Callable[[], float] = time.perf_counter
+        return Choice(self.kernel, fields_of(self.config), self.seconds)
 
 
 def candidates(kernels: Sequence[Kernel], platform: str, product: Product) -> Iterator[Candidate]:
@@ -77,7 +60,7 @@ def candidates(kernels: Sequence[Kernel], platform: str, product: Product) -> It
 
 
 def search(
-    kernels: Sequence[Kernel], product: Product, method: Method = Method()
+    kernels: Sequence[Kernel], product: Product, method: Method = METHOD
 ) -> tuple[Trial, ...]:
     """Time all candidates on this process's default device, in turns; random numbers.
 
@@ -90,7 +73,7 @@ def search(
     if product.symbolic:
         raise ValueError(f"{', '.join(product.symbolic)} symbolic: there is nothing to time")
     given = operands(product)
-    calls = max(2, min(MOST_CALLS, -(-method.cache // weight_bytes(product))))
+    calls = method.calls(product)
     weights = copies_of(given[2], calls)
     wanted = jax.jit(lambda *a: REFERENCE.run(product, *a))(*given)
     prepared = [
@@ -98,7 +81,7 @@ def search(
         for c in candidates(kernels, jax.default_backend(), product)
     ]
     programs = {k: program for k, (program, _) in enumerate(prepared) if program is not None}
-    seconds = _in_turns(programs, method)
+    seconds = in_turns(programs, method)
     return tuple(
         Trial(trial.kernel, trial.config, seconds[k] / calls) if k in seconds else trial
         for k, (_, trial) in enumerate(prepared)
@@ -112,7 +95,7 @@ def _prepare(
     trial = Trial(candidate.kernel.name, candidate.config)
     lhs, lhs_scale, _, rhs_scale = given
     single = jax.jit(lambda *a: candidate.run(product, *a))
-    several = jax.jit(lambda *a: _one_after_another(candidate, product, *a))
+    several = jax.jit(partial(one_after_another, partial(candidate.run, product)))
     try:
         compiled, reports = compile_and_report(lambda: single.lower(*given).compile())
         reason = next((report.fault for report in reports if report.fault), None)
@@ -126,33 +109,7 @@ def _prepare(
     return lambda: program(lhs, lhs_scale, weights, rhs_scale), trial
 
 
-def _one_after_another(
-    candidate: Candidate, product: Product, lhs: Any, lhs_scale: Any, weights: tuple, scale: Any
-) -> list[Any]:
-    """The product with each weight: one program, so that starting it is not what is timed."""
-    results = []
-    for weight in weights:
-        results.append(candidate.run(product, lhs, lhs_scale, weight, scale))
-        lhs, results[-1] = jax.lax.optimization_barrier((lhs, results[-1]))
-    return results
-
-
 def _wrong(got: Any, wanted: Any) -> str | None:
     got, wanted = (x.astype(jnp.float32) for x in (got, wanted))
     off = float(jnp.max(jnp.abs(got - wanted)) / jnp.maximum(jnp.max(jnp.abs(wanted)), 1e-30))
     return None if off <= WRONG else f"wrong: off by {off:.2g} of the largest number"
-
-
-def _in_turns(programs: dict[int, Callable[[], Any]], method: Method) -> dict[int, float]:
-    """Median seconds of each program; who is first in a round changes."""
-    for program in programs.values():
-        jax.block_until_ready(program())
-    seconds: dict[int, list[float]] = {name: [] for name in programs}
-    names = list(programs)
-    for number in range(method.rounds):
-        first = number % max(1, len(names))
-        for name in names[first:] + names[:first]:
-            start = method.clock()
-            jax.block_until_ready(programs[name]())
-            seconds[name].append(method.clock() - start)
-    return {name: statistics.median(own) for name, own in seconds.items()}

@@ -9,21 +9,7 @@ from typing import Any
 
 from qpass_kernels.kernel import Kernel, Product
 from qpass_kernels.tuning.bound import bind
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The fastest way to compute a product: a kernel's name, its setting, and what that took.
-
-    Attributes:
-        kernel: name in the table of kernels.
-        config: the setting's fields with their values; None where the kernel has no settings.
-        seconds: of one call, when it was measured.
-    """
-
-    kernel: str
-    config: tuple[tuple[str, Any], ...] | None
-    seconds: float
+from qpass_kernels.tuning.choice import Choice, bucket
 
 
 @dataclass(frozen=True)
@@ -82,21 +68,6 @@ def load(file: Path | str) -> Tuned:
         return Tuned(**document, choices=pairs)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no table of measured kernels: {error}") from error
-
-
-def bucket(product: Product) -> Product:
-    """The products that share a choice: m and batch go up to a power of two, few rows to 8.
-
-    One row is alone: it is limited by memory, and has kernels of its own.
-    """
-    m = product.m
-    if isinstance(m, int) and m != 1:
-        m = max(8, _power_of_two(m))
-    return dataclasses.replace(product, m=m, batch=_power_of_two(product.batch))
-
-
-def _power_of_two(size: Any) -> Any:
-    return 1 << (size - 1).bit_length() if isinstance(size, int) and size else size
 
 
 def _fields(choice: Choice) -> dict[str, Any] | None:
