@@ -1,94 +1,155 @@
-"""The TPU kernels in the interpreter against float64, and lowered for a TPU that is not there."""
+"""The TPU kernels in the interpreter against float64, and lowered for TPUs that are not there."""
+
+import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh
 
-from qpass_kernels import KERNELS, select
-from qpass_kernels.tpu import TPU_CODES, TPU_DECODED, TPU_KERNELS
-from qpass_kernels.tpu.blocks import choose_blocks
-from tests.kernels.oracle import assert_close, operands, product, products
+from qpass_kernels import KERNELS, REFERENCE, select
+from qpass_kernels.tpu import TPU_CODES, TPU_DECODED, TPU_KERNELS, chip, decoded
+from qpass_kernels.tpu.blocks import Config, vmem
+from tests.kernels.oracle import assert_close, operands, product
 
-
-def precision(p):
-    """What grouped weights are decoded to."""
-    return "float32" if p.lhs == "float32" or not p.grouped else "bfloat16"
-
-
-def check(kernel, p, seed=0, interpret=True):
-    args = operands(p, seed)
-    run = jax.jit(lambda *a: kernel.run(p, *a, interpret=interpret))
-    assert_close(p, run(*args), args, precision(p))
+KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "7x": "TPU7x"}
+BF16, E4M3, E5M2 = "bfloat16", "float8_e4m3fn", "float8_e5m2"
 
 
-@settings(max_examples=15, deadline=None)
-@given(products(sizes=80, ks=300, groups=(None, 8, 32, 64)), st.integers(0, 99))
-def test_agrees_with_float64(p, seed):
-    for kernel in TPU_KERNELS:
-        if kernel.supports(p) is None:
-            check(kernel, p, seed)
+def on(generation):
+    """Lower for that generation of TPU."""
+    device = AbstractDevice(KINDS[generation], 1, "tpu")
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
-BF16, E4M3 = "bfloat16", "float8_e4m3fn"
+def check(kernel, p, config=None, interpret: Any = True):
+    args = operands(p)
+    config = config or kernel.configs(p)[0]
+    got = jax.jit(lambda *a: kernel.run(p, *a, config=config, interpret=interpret))(*args)
+    rounded = config.before and p.lhs != "float32"
+    assert_close(p, got, args, BF16 if rounded else "float32")
+
+
+AFTER, BEFORE = Config(8, 128, 128), Config(8, 128, 128, before=True)
 CASES = [
-    (300, 700, 160, "int8", "int8", None),  # blocks of M and N over the edge
-    (300, 700, 160, BF16, "int4", None),
-    (3, 5, 2304, "int8", "int4", None),  # K in two blocks
-    (3, 5, 2304, "float32", "int8", None),
-    (3, 5, 2500, "int8", "int8", None),  # K that no block divides
-    (3, 5, 2500, E4M3, "float8_e5m2", None),
-    (300, 20, 1300, BF16, "int4", 32),  # K in blocks of groups, none divides it
-    (300, 20, 1300, "int8", "int4", 32),
-    (3, 600, 2048, "float32", "int4", 128),
-    (3, 600, 2048, E4M3, E4M3, 128),
-    (1, 5, 100, BF16, "int8", 64),  # a short last group
+    (3, 5, 100, "int8", "int8", None, False, None),  # everything in one block
+    (9, 130, 300, "int8", "int4", None, False, AFTER),  # blocks over every edge
+    (9, 130, 300, E4M3, E5M2, None, False, AFTER),
+    (9, 130, 300, "int8", "int8", 128, True, AFTER),  # a short last group
+    (9, 130, 300, E4M3, E4M3, 256, True, AFTER),  # a group in two blocks
+    (9, 130, 300, BF16, "int8", None, False, AFTER),
+    (9, 130, 300, "float32", E4M3, None, False, AFTER),
+    (9, 130, 300, BF16, "int4", 128, False, AFTER),
+    (9, 130, 300, BF16, "int4", 128, False, BEFORE),
+    (9, 130, 300, "float32", E5M2, 32, False, BEFORE),
+    (9, 130, 300, "int8", "int4", 32, False, BEFORE),
+    (1, 5, 100, BF16, "int8", 64, False, None),  # a block beyond the only edge
+    (1, 5, 96, BF16, "int4", 32, False, None),  # whole groups that are no whole lanes
 ]
 
 
-@pytest.mark.parametrize(("m", "n", "k", "lhs", "rhs", "group"), CASES)
-def test_every_kind_of_tail(m, n, k, lhs, rhs, group):
-    p = product(m, n, k, lhs, rhs, batch=2, group=group)
-    check(select(TPU_KERNELS, "tpu", p).kernel, p)
+@pytest.mark.parametrize(("m", "n", "k", "lhs", "rhs", "group", "lhs_group", "config"), CASES)
+def test_agrees_with_float64(m, n, k, lhs, rhs, group, lhs_group, config):
+    p = product(m, n, k, lhs, rhs, batch=1 + (m == 3), group=group, lhs_group=lhs_group)
+    check(select(TPU_KERNELS, "tpu", p).kernel, p, config)
 
 
-@pytest.mark.parametrize("group", [None, 32])
-def test_agrees_in_the_interpreter_that_watches_for_races(group):
-    p = product(40, 130, 1344, "bfloat16", "int4", group=group)
-    check(TPU_DECODED, p, interpret=pltpu.InterpretParams(detect_races=True))
+@pytest.mark.parametrize(("group", "config"), [(None, AFTER), (128, AFTER), (32, BEFORE)])
+def test_agrees_in_the_interpreter_that_watches_for_races(group, config):
+    p = product(9, 130, 200, BF16, "int4", group=group)
+    watch = pltpu.InterpretParams(detect_races=True, out_of_bounds_reads="uninitialized")
+    check(TPU_DECODED, p, config, watch)
 
 
-def test_blocks_of_common_models_need_no_padding():
-    for k in (576, 1536, 2048, 4096, 8192, 11008, 14336, 28672, 53248):
-        assert choose_blocks(product(1, 4096, k, "int8", "int8")).padded_k == k
-        assert choose_blocks(product(1, 4096, k, "bfloat16", "int4", group=32)).padded_k == k
+@pytest.mark.parametrize("generation", ["v6e", "7x"])
+def test_integers_are_exact_whether_the_chip_multiplies_them_or_not(generation):
+    """Sums beyond 2**24, which float32 does not hold."""
+    p = product(2, 3, 2500, "int8", "int8")
+    ones = jnp.ones((1, 3, 1)), jnp.ones((1, 2, 1))
+    x = jnp.full((1, 2, 2500), -127, jnp.int8).at[0, 0, 0].set(-126)
+    w = jnp.full((1, 3, 2500), 127, jnp.int8)
+    args = (x, ones[1], w, ones[0])
+    with on(generation):
+        got = TPU_CODES.run(p, *args, interpret=True)
+    np.testing.assert_array_equal(got, REFERENCE.run(p, *args))
+
+
+def test_reads_a_layer_of_a_stack_in_place():
+    p = product(3, 130, 200, BF16, "int8", group=32)
+    x, _, *weight = operands(p)
+    layers = [weight, jax.tree.map(jnp.negative, weight), weight]
+    stack, scales = (jnp.stack(arrays) for arrays in zip(*layers, strict=True))
+    run = jax.jit(lambda i: decoded.run_stacked(p, x, None, stack, scales, i, interpret=True))
+    want = TPU_DECODED.run(p, x, None, *layers[1], interpret=True)
+    np.testing.assert_array_equal(run(jnp.int32(1)), want)
 
 
 LOWERED = [
-    ("int8", "int8", None),
-    ("int8", "int4", None),
-    ("float8_e4m3fn", "float8_e4m3fn", None),
-    ("bfloat16", "int8", None),
-    ("float32", "int4", 32),
-    ("bfloat16", "int4", 128),
-    ("int8", "int4", 32),
+    ("int8", "int8", None, False),
+    ("int8", "int4", None, False),
+    ("int8", "int8", 128, True),
+    (E4M3, E4M3, 128, True),
+    (BF16, "int8", None, False),
+    ("float32", "int4", 32, False),
+    (BF16, "int4", 128, False),
+    ("int8", "int4", 32, False),
 ]
 
 
-@pytest.mark.parametrize("m", [1, 300])
-@pytest.mark.parametrize(("lhs", "rhs", "group"), LOWERED)
-def test_lowers_for_tpu_without_one(m, lhs, rhs, group):
-    p = product(m, 1536, 576, lhs, rhs, group=group, out="bfloat16")
+@pytest.mark.parametrize("m", [1, 600])
+@pytest.mark.parametrize(("lhs", "rhs", "group", "lhs_group"), LOWERED)
+def test_lowers_for_tpu_without_one(m, lhs, rhs, group, lhs_group):
+    p = product(m, 1536, 576, lhs, rhs, group=group, lhs_group=lhs_group, out=BF16)
     chosen = select(KERNELS, "tpu", p).kernel
-    native = lhs != "bfloat16" and lhs != "float32" and group is None
+    native = lhs not in (BF16, "float32") and group in (None, 128)
     assert chosen is (TPU_CODES if native else TPU_DECODED)
-    traced = jax.jit(lambda *a: chosen.run(p, *a)).trace(*operands(p))
-    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert lowers(chosen, p)
+
+
+@pytest.mark.parametrize("generation", KINDS)
+@pytest.mark.parametrize(("lhs", "native"), [("int8", KINDS), (E4M3, ("7x",))])
+def test_each_generation_multiplies_its_own_codes(generation, lhs, native):
+    p = product(8, 256, 512, lhs, lhs, group=128, lhs_group=True)
+    with on(generation):
+        chosen = select(TPU_KERNELS, "tpu", p).kernel
+        assert chosen is (TPU_CODES if generation in native else TPU_DECODED)
+        assert lowers(chosen, p)
+
+
+@pytest.mark.parametrize(("generation", "before"), [("v5e", False), ("v6e", True), ("7x", True)])
+def test_groups_shorter_than_the_matrix_unit_are_scaled_before(generation, before):
+    p = product(8, 256, 512, BF16, "int4", group=128)
+    with on(generation):
+        first, *others = TPU_DECODED.configs(p)
+        assert first.before is before
+        assert any(config.before is not before for config in others)
+        assert all(c.before for c in TPU_DECODED.configs(dataclasses.replace(p, group=64)))
+        assert not TPU_DECODED.configs(dataclasses.replace(p, group=256))[0].before
+
+
+def test_every_config_divides_groups_and_fits():
+    for m in (1, 100, 4096):
+        for k in (576, 4096, 11008, 53248):
+            for group in (None, 32, 96, 128, 1024):
+                p = product(m, 4096, k, BF16, "int4", group=group)
+                for c in TPU_DECODED.configs(p):
+                    assert vmem(p, c) <= chip.UNKNOWN.vmem
+                    assert c.k == k or c.k % 128 == 0
+                    assert c.n % 128 == 0
+                    assert c.m == m or c.m % 128 == 0
+                    assert group is None or c.k % group == 0 or group % c.k == 0
+
+
+def lowers(kernel, p):
+    traced = jax.jit(lambda *a: kernel.run(p, *a)).trace(*operands(p))
+    return "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_lowers_inside_shard_map():
-    p = product(8, 256, 512, "bfloat16", "int4", group=32)
+    p = product(8, 256, 512, BF16, "int4", group=32)
     x, _, w, s = operands(p)
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec(None, "x")
@@ -105,20 +166,27 @@ def test_lowers_inside_shard_map():
 @pytest.mark.parametrize(
     ("kernel", "p", "reason"),
     [
-        (TPU_CODES, product(4, 8, 64, "int8", "int8", group=32), "group scales"),
-        (TPU_CODES, product(4, 8, 64, "float32", "int8"), "not codes"),
-        (TPU_CODES, product(4, 8, 64, "int8", "float8_e5m2"), "integer codes times fp8"),
+        (TPU_CODES, product(4, 8, 64, "int8", "int8", group=32), "no multiple of 128"),
+        (TPU_CODES, product(4, 8, 64, "int8", E5M2), "integer codes times fp8"),
         (TPU_CODES, product(4, 8, 64, "int8", "int8", out="float16"), "float16"),
         (TPU_CODES, product(4, 8, 140_000, "int8", "int8"), "overflow"),
+        (TPU_CODES, product("m", 8, 64, "int8", "int8"), "symbolic"),
         (TPU_DECODED, product(4, 8, 64, "float16", "int8"), "float16"),
         (TPU_DECODED, product(4, 8, 64, "float32", "int8", group=12), "multiple of 8"),
         (TPU_DECODED, product(4, 8, 9000, "float32", "int8", group=1000), "no block"),
-        (TPU_DECODED, product(4, 8, 64, "int8", "int8", group=32, lhs_group=True), "on lhs"),
+        (TPU_DECODED, product(4, 8, 64, "int8", "int8", group=32, lhs_group=True), "lhs in groups"),
         (TPU_DECODED, product("m", 8, 64, "float32", "int8", group=32), "symbolic"),
-        (TPU_CODES, product(4, 8, 64, "int8", "float32"), "rhs is values"),
-        (TPU_DECODED, product(4, 8, 64, "float32", "float32"), "rhs is values"),
     ],
 )
 def test_refuses_with_a_reason(kernel, p, reason):
     assert reason in kernel.supports(p)
     assert (kernel.name, kernel.supports(p)) in select(KERNELS, "tpu", p).refused
+
+
+@pytest.mark.parametrize(
+    ("lhs", "rhs", "named"), [("int8", "float32", set()), (BF16, "int8", {"tpu_decoded"})]
+)
+def test_plans_name_no_kernel_that_has_nothing_to_do_with_the_product(lhs, rhs, named):
+    p = product(4, 8, 64, lhs, rhs, out="float16")
+    refused = {name for name, _ in select(KERNELS, "tpu", p).refused}
+    assert {name for name in refused if name.startswith("tpu")} == named

@@ -1,45 +1,41 @@
-"""The blocked product that the TPU kernels share: a grid, an accumulator, scales at the end."""
+"""Block sizes of the TPU kernels: the table of defaults and candidates, and what fits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
+from qpass_kernels.kernel import Product, dtype
+from qpass_kernels.tpu.chip import MB, Chip
 
-from qpass_kernels.kernel import Product, result_type
-
-LANES = 128
-# Largest blocks of M and N, and of K without and with group scales. Twice (for the pipeline) the
-# operands, the accumulator and a decoded float32 weight stay below 16 MB, the scoped VMEM of a v5e.
-ROWS, COLUMNS, DEPTH, GROUPED_DEPTH = 256, 512, 2048, 1024
+LANES, SUBLANES = 128, 8
+Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Block sizes of M, N and K, and K filled up to whole blocks.
+class Config:
+    """How a product is cut.
 
-    A block of M or N may hang over the edge: what it computes there is never stored. K may not,
-    so its operands are padded (a copy on every call, only where no block size divides K).
+    A block that reaches over an edge of M or N computes what is never stored; over that of K, it is
+    masked. So nothing is padded.
+
+    Attributes:
+        m, n, k: a block of lhs is `[m, k]`, one of the weight `[n, k]`, one of the result `[m, n]`.
+            Each is a whole dimension or aligned.
+        before: whether group scales multiply the weight before the product; otherwise they multiply
+            what comes of each group.
     """
 
     m: int
     n: int
     k: int
-    padded_k: int
+    before: bool = False
 
 
-def choose_blocks(product: Product) -> Blocks:
-    """Take whole dimensions where they are small: a block that is one needs no alignment."""
-    depth = GROUPED_DEPTH if product.grouped else DEPTH
-    k = product.groups * product.group if product.grouped else product.k
-    if k > depth:
-        block = _divisor(k, unit(product), depth)
-        k = -(-k // block) * block
-        return Blocks(min(product.m, ROWS), min(product.n, COLUMNS), block, k)
-    return Blocks(min(product.m, ROWS), min(product.n, COLUMNS), k, k)
+def fitted(product: Product, sizes: Sequence[Sizes], before: bool, chip: Chip) -> list[Config]:
+    """Cut the sizes down to the product; drop those that its groups or the chip's memory forbid."""
+    cut = (_cut(product, size, before) for size in sizes)
+    fits = (c for c in cut if c and vmem(product, c) <= chip.vmem * 7 // 8)
+    return list(dict.fromkeys(fits))
 
 
 def unit(product: Product) -> int:
@@ -47,83 +43,44 @@ def unit(product: Product) -> int:
     return math.lcm(LANES, product.group) if product.grouped else LANES
 
 
-def _divisor(k: int, step: int, limit: int) -> int:
-    """Largest multiple of `step` up to `limit` that divides k; half the limit if it is tiny."""
-    sizes = range(max(1, limit // step) * step, 0, -step)
-    best = next((size for size in sizes if k % size == 0), 0)
-    return best if best * 8 >= limit else max(step, limit // 2 // step * step)
+def _cut(product: Product, sizes: Sizes, before: bool) -> Config | None:
+    m, n, limit = sizes
+    k = _along_k(product, limit)
+    return None if k is None else Config(min(m, product.m), min(n, product.n), k, before)
 
 
-def call(
-    product: Product,
-    operands: tuple,
-    multiply: Callable[..., Any],
-    accumulator: Any,
-    interpret: Any,
-) -> Any:
-    """Run `multiply(lhs [m, k], rhs [n, k], group scales [g, n] | None) -> [m, n]` on blocks.
-
-    Sums in `accumulator` over K, then multiplies by the row scales in float32. The batch is the
-    outermost axis of the grid.
-    """
-    blocks = choose_blocks(product)
-    lhs, lhs_scale, rhs, rhs_scale = _arrange(product, blocks, *operands)
-    grouped = product.rhs_scale == "group"
-    steps = blocks.padded_k // blocks.k
-
-    def body(x: Any, w: Any, x_scale: Any, w_scale: Any, out: Any, acc: Any) -> None:
-        @pl.when(pl.program_id(3) == 0)
-        def _() -> None:
-            acc[...] = jnp.zeros_like(acc)
-
-        acc[...] += multiply(x[...], w[...], w_scale[...] if grouped else None)
-
-        @pl.when(pl.program_id(3) == steps - 1)
-        def _() -> None:
-            total = acc[...].astype(jnp.float32) * x_scale[...]
-            out[...] = (total if grouped else total * w_scale[...]).astype(out.dtype)
-
-    return pl.pallas_call(
-        body,
-        out_shape=result_type(product, operands),
-        grid=(product.batch, pl.cdiv(product.m, blocks.m), pl.cdiv(product.n, blocks.n), steps),
-        in_specs=[
-            pl.BlockSpec((None, blocks.m, blocks.k), lambda b, i, j, k: (b, i, k)),
-            pl.BlockSpec((None, blocks.n, blocks.k), lambda b, i, j, k: (b, j, k)),
-            pl.BlockSpec((None, blocks.m, 1), lambda b, i, j, k: (b, i, 0)),
-            _scale_spec(product, blocks),
-        ],
-        out_specs=pl.BlockSpec((None, blocks.m, blocks.n), lambda b, i, j, k: (b, i, j)),
-        scratch_shapes=[pltpu.VMEM((blocks.m, blocks.n), accumulator)],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
-        ),
-        interpret=interpret,
-        name=f"qpass_{product.lhs}_{product.rhs}",
-    )(lhs, rhs, lhs_scale, rhs_scale)
+def _along_k(product: Product, limit: int) -> int | None:
+    """Whole K if it is small enough, else even steps; within a group that is longer than that."""
+    whole_groups = not product.grouped or product.k % product.group == 0
+    if product.k <= limit and whole_groups:
+        return product.k
+    step = unit(product)
+    if step <= limit:
+        steps = -(-product.k // (limit // step * step))
+        return _up(-(-product.k // steps), step)
+    parts = range(limit // LANES * LANES, 0, -LANES)
+    return next((k for k in parts if product.group % k == 0), None)
 
 
-def _arrange(
-    product: Product, blocks: Blocks, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Pad K, and lay the right scales out along the lanes: `[B, 1, N]` or `[B, K/k, G', N]`."""
-    if blocks.padded_k != product.k:
-        lhs, rhs = (_pad_last(x, blocks.padded_k) for x in (lhs, rhs))
-    if lhs_scale is None:
-        lhs_scale = jnp.ones((product.batch, product.m, 1), jnp.float32)
-    if product.rhs_scale == "group":
-        rhs_scale = _pad_last(rhs_scale, blocks.padded_k // product.group)
-        per_block = (product.batch, blocks.padded_k // blocks.k, -1, product.n)
-        return lhs, lhs_scale, rhs, jnp.reshape(jnp.swapaxes(rhs_scale, 1, 2), per_block)
-    return lhs, lhs_scale, rhs, jnp.swapaxes(rhs_scale, 1, 2)
+def vmem(product: Product, config: Config) -> int:
+    """About as many bytes as a core needs: blocks twice, for the pipeline, and what is between."""
+    m, n, k = _up(config.m, SUBLANES), _up(config.n, LANES), _up(config.k, LANES)
+    codes = (m * k * _bits(product.lhs) + n * k * _bits(product.rhs)) // 8
+    groups = [side == "group" for side in (product.lhs_scale, product.rhs_scale)]
+    lanes = 4 * _up(product.groups, LANES)
+    scales = sum(rows * (lanes if own else 4) for rows, own in zip((m, n), groups, strict=True))
+    result = m * n * _bits(product.out) // 8
+    sums = 3 * 4 * m * n
+    turned = groups[1] * n * (lanes + 4 * SUBLANES * -(-product.k // config.k))
+    part = min(config.k, product.group) if product.grouped and not config.before else config.k
+    wide = 10 if product.lhs == "float32" else 2  # as float32, and as three of bfloat16
+    decoded = n * part * (wide + 4 if config.before else wide + 1) + m * part * wide
+    return 2 * (codes + scales + result) + sums + turned + decoded + MB
 
 
-def _pad_last(x: Any, size: int) -> Any:
-    return jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2])))
+def _bits(name: str) -> int:
+    return 4 if name == "int4" else 8 * dtype(name).itemsize
 
 
-def _scale_spec(product: Product, blocks: Blocks) -> pl.BlockSpec:
-    if product.rhs_scale == "row":
-        return pl.BlockSpec((None, 1, blocks.n), lambda b, i, j, k: (b, 0, j))
-    groups = blocks.k // product.group
-    return pl.BlockSpec((None, None, groups, blocks.n), lambda b, i, j, k: (b, k, 0, j))
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
