@@ -2,44 +2,68 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-from jax.experimental.pallas import mosaic_gpu as plgpu
-
-from qpass_kernels.hopper.blocks import Body, call, choose_tiles
-from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason
+from qpass_kernels.hopper import tiles
+from qpass_kernels.hopper.multiply import multiply
+from qpass_kernels.hopper.work import Config, Work
+from qpass_kernels.kernel import Kernel, Product, first_reason
 from qpass_kernels.reference import INT32_SAFE_K
 
-MAX_M, MAX_K = 128, 128
+TILE = 128  # of K: what the tensor core reads best, and as much fp8 as it may add up by itself
+EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
+
+
+def meant_for(product: Product) -> bool:
+    """Whether both operands are 8-bit codes of one kind, with one scale a row."""
+    return are_codes(product) and not product.grouped
+
+
+def are_codes(product: Product) -> bool:
+    """Whether the tensor core multiplies the operands as they are."""
+    both = (product.lhs, product.rhs)
+    return all(x in EIGHT_BITS for x in both) and ("int8" in both) == product.integer
 
 
 def supports(product: Product) -> str | None:
     """Take int8 x int8, and fp8 x fp8 of either kind, with one scale a row."""
     return first_reason(
-        (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
-        (product.foreign, product.foreign or ""),
-        (product.weight_only, f"lhs is {product.lhs}, not codes"),
-        (product.rhs == VALUES, "rhs is values, not codes"),
+        (not are_codes(product), f"{product.lhs} x {product.rhs}, not 8-bit codes of one kind"),
         (product.grouped, "group scales: codes are multiplied before they are scaled"),
-        ("int4" in (product.lhs, product.rhs), "the tensor core has no int4"),
-        (("int" in product.lhs) != ("int" in product.rhs), "integer codes times fp8 codes"),
-        (product.integer and product.k > INT32_SAFE_K, f"k > {INT32_SAFE_K} overflows int32"),
+    ) or first_reason(
+        *((reason, reason or "") for reason in (tiles.refused(product),)),
+        (_is_long(product), f"k > {INT32_SAFE_K} overflows int32"),
     )
 
 
+def _is_long(product: Product) -> bool:
+    return product.integer and isinstance(product.k, int) and product.k > INT32_SAFE_K
+
+
+def configs(product: Product) -> tuple[Config, ...]:
+    """List the settings of `run`, the default first."""
+    return tiles.configs(product, TILE)
+
+
 def run(
-    product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any, interpret: Any = None
+    product: Product,
+    lhs: Any,
+    lhs_scale: Any,
+    rhs: Any,
+    rhs_scale: Any,
+    config: Config | None = None,
+    interpret: Any = None,
 ) -> Any:
     """Compute the product; integers exactly, as the reference does.
 
-    `interpret`: a `plgpu.InterpretGPUParams` runs on any platform.
+    The tensor core keeps about 14 bits of a sum of fp8, so such sums are taken out of it every 128
+    elements of K and added up in float32.
+
+    `config`: one of `configs(product)`; None: the first. `interpret`: a `plgpu.InterpretGPUParams`
+    runs on any platform.
     """
-
-    def step(acc: Any, w: Any, x: Any, scale: Any, scratch: Any) -> None:
-        plgpu.wgmma(acc, w, x.transpose((1, 0)))
-
-    body = Body(step, jnp.int32 if product.integer else jnp.float32, in_flight=1)
-    tiles = choose_tiles(product, MAX_M, MAX_K)
-    return call(product, tiles, body, (lhs, lhs_scale, rhs, rhs_scale), interpret)
+    work = Work(product, config or configs(product)[0], promoted=not product.integer)
+    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale), interpret)
 
 
-HOPPER_CODES = Kernel("hopper_codes", ("cuda",), supports, run)
+HOPPER_CODES = Kernel(
+    "hopper_codes", ("cuda",), supports, run, meant_for=meant_for, configs=configs
+)

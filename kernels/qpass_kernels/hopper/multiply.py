@@ -1,0 +1,54 @@
+"""Around the kernel: rows of lhs made whole, every batch, and parts of K added up."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qpass_kernels.hopper.pipeline import matrix
+from qpass_kernels.hopper.work import Work
+from qpass_kernels.kernel import dtype
+from qpass_kernels.reference import scaled
+
+WHOLE = 8  # rows of codes that lie together in shared memory
+
+
+def multiply(work: Work, operands: tuple, interpret: Any) -> Any:
+    """Compute a product `[B, M, N]`.
+
+    Args:
+        work: the product, and how it is cut up.
+        operands: lhs, lhs scale, rhs, rhs scale, as `Kernel.run` takes them.
+        interpret: None, or a `plgpu.InterpretGPUParams`, with which it runs on any platform.
+    """
+    lhs, lhs_scale, rhs, rhs_scale = operands
+    scales = {"lhs": _whole(lhs_scale), "rhs": rhs_scale}
+    late = [scales[side][..., 0] for side in work.late]
+    groups = [jnp.swapaxes(scales[side], 1, 2) for side in work.with_scale("group")]
+    arrays = (_whole(lhs), rhs, *late, *groups)
+    kernel = matrix(work, interpret)
+    if work.product.batch == 1:
+        parts = kernel(*(x[0] for x in arrays))[None]
+    else:
+        parts = jax.vmap(kernel)(*arrays)
+    parts = parts[:, :, : work.product.m]
+    if work.config.split > 1:
+        return _added(work, parts, lhs_scale, rhs_scale)
+    return parts[:, 0].astype(dtype(work.product.out))
+
+
+def _whole(x: Any) -> Any:
+    """Fill rows up to a multiple of 8."""
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % WHOLE), (0, 0)))
+
+
+def _added(work: Work, parts: Any, lhs_scale: Any, rhs_scale: Any) -> Any:
+    """Add up parts of K `[B, split, M, N]` (integers exactly), and scale as the reference does."""
+    total = jnp.sum(parts, axis=1, dtype=parts.dtype)
+    rows = work.with_scale("row")
+    by_row = jnp.ones((1, 1, 1), jnp.float32)
+    return scaled(
+        total,
+        lhs_scale if "lhs" in rows else None,
+        rhs_scale if "rhs" in rows else by_row,
+    ).astype(dtype(work.product.out))

@@ -1,0 +1,61 @@
+"""Hopper: codes times codes with several scales a row: groups of K, blocks of the weight."""
+
+from typing import Any
+
+from qpass_kernels.hopper import tiles
+from qpass_kernels.hopper.codes import are_codes
+from qpass_kernels.hopper.multiply import multiply
+from qpass_kernels.hopper.work import Config, Work
+from qpass_kernels.kernel import Kernel, Product, first_reason
+
+TILES = (128, 64)  # of K: the first that groups are whole in
+
+
+def meant_for(product: Product) -> bool:
+    """Whether both operands are 8-bit codes of one kind, and one or both have group scales."""
+    return are_codes(product) and product.grouped
+
+
+def supports(product: Product) -> str | None:
+    """Take int8 x int8 and fp8 x fp8 with groups of 64, 128 and their multiples, on either side."""
+    return first_reason(
+        (not are_codes(product), f"{product.lhs} x {product.rhs}, not 8-bit codes of one kind"),
+        (not product.grouped, "no group scales"),
+    ) or first_reason(
+        *((reason, reason or "") for reason in (tiles.refused(product),)),
+        (
+            isinstance(product.group, int) and product.group % TILES[-1],
+            f"group {product.group} is no multiple of {TILES[-1]}",
+        ),
+    )
+
+
+def configs(product: Product) -> tuple[Config, ...]:
+    """List the settings of `run`, the default first."""
+    tile = next(size for size in TILES if product.group % size == 0)
+    return tiles.configs(product, tile)
+
+
+def run(
+    product: Product,
+    lhs: Any,
+    lhs_scale: Any,
+    rhs: Any,
+    rhs_scale: Any,
+    config: Config | None = None,
+    interpret: Any = None,
+) -> Any:
+    """Compute the product: each tile of K exactly (integers) or in the tensor core's sums (fp8).
+
+    Tiles times their scales are added up in float32.
+
+    `config`: one of `configs(product)`; None: the first. `interpret`: a `plgpu.InterpretGPUParams`
+    runs on any platform.
+    """
+    work = Work(product, config or configs(product)[0], promoted=True)
+    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale), interpret)
+
+
+HOPPER_SUBCHANNEL = Kernel(
+    "hopper_subchannel", ("cuda",), supports, run, meant_for=meant_for, configs=configs
+)

@@ -1,0 +1,142 @@
+"""How a product of 8-bit codes is cut up for Hopper, and what that asks of shared memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from qpass_kernels.kernel import Product, dtype
+
+ROWS = 64  # of the left side, by one warpgroup
+PART = 128  # columns that are added up in float32 at a time, so that registers suffice
+WIDTHS = (128, 64, 32)  # bytes of a row of codes that may lie together in shared memory
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a product is cut up.
+
+    Attributes:
+        m, n, k: tile of the result, and what is copied of K at a time.
+        steps: tiles of K in shared memory, one of them being multiplied.
+        slots: pieces of the result in shared memory, one filled while others are written.
+        turned: the weight is the left side of the tensor core's product.
+        split: parts of K that different blocks multiply; their sums are added up at the end.
+        band: tiles of M that are walked over before the next tile of N, so that both stay in L2.
+        blocks: blocks that run at the same time: one for each of the device's multiprocessors.
+    """
+
+    m: int
+    n: int
+    k: int = 128
+    steps: int = 4
+    slots: int = 2
+    turned: bool = False
+    split: int = 1
+    band: int = 8
+    blocks: int = 132
+
+
+@dataclass(frozen=True)
+class Work:
+    """A product and its config, seen from the tensor core.
+
+    Attributes:
+        product, config: what is computed, and how.
+        promoted: each tile of K is summed up by itself and added in float32 (and with its group's
+            scales); else the tensor core adds up all of K in place.
+    """
+
+    product: Product
+    config: Config
+    promoted: bool
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Names of the left and the right side."""
+        return ("rhs", "lhs") if self.config.turned else ("lhs", "rhs")
+
+    def size(self, side: str) -> int:
+        """Rows of an operand."""
+        return self.product.m if side == "lhs" else self.product.n
+
+    def tile(self, side: str) -> int:
+        """Rows of an operand in a tile."""
+        return self.config.m if side == "lhs" else self.config.n
+
+    def with_scale(self, kind: str) -> tuple[str, ...]:
+        """Sides with scales of a kind, lhs first: the order in which the reference multiplies."""
+        kinds = {"lhs": self.product.lhs_scale, "rhs": self.product.rhs_scale}
+        return tuple(side for side, its in kinds.items() if its == kind)
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Sides whose row scales the kernel multiplies a finished tile by."""
+        return self.with_scale("row") if self.config.split == 1 else ()
+
+    @property
+    def warpgroups(self) -> int:
+        """Those that multiply."""
+        return self.tile(self.sides[0]) // ROWS
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile, as the tensor core sees it."""
+        return self.tile(self.sides[1])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the result that the kernel writes: 8 lie together in shared memory."""
+        return -(-self.product.m // 8) * 8
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles along M and N."""
+        return pl.cdiv(self.product.m, self.config.m), pl.cdiv(self.product.n, self.config.n)
+
+    @property
+    def count(self) -> int:
+        """Tiles in all."""
+        return self.config.split * self.grid[0] * self.grid[1]
+
+    @property
+    def k_steps(self) -> int:
+        """Tiles along K of one part."""
+        return pl.cdiv(pl.cdiv(self.product.k, self.config.k), self.config.split)
+
+    @property
+    def accumulator(self) -> Any:
+        """What the tensor core adds up in."""
+        return jnp.int32 if self.product.integer else jnp.float32
+
+    @property
+    def result(self) -> Any:
+        """What the kernel writes: sums that are still to be added up where K is split.
+
+        float32 also where rows of the product's own type are not whole in 32 bytes.
+        """
+        if self.config.split > 1:
+            return jnp.dtype(jnp.float32 if self.promoted else self.accumulator)
+        out = dtype(self.product.out)
+        return out if self.product.n * out.itemsize % WIDTHS[-1] == 0 else jnp.dtype(jnp.float32)
+
+    @property
+    def piece(self) -> int:
+        """Columns of a tile that are written at a time: 128 bytes of a row."""
+        return min(self.columns, 128 // self.result.itemsize)
+
+
+def swizzled(width: int, itemsize: int) -> tuple[Any, ...]:
+    """Lay rows out as the tensor core reads them: 8 of them by `width` bytes, swizzled."""
+    # jax leaves a method of these that only its interpreter calls abstract to type checkers
+    return (
+        plgpu.TilingTransform((8, width // itemsize)),  # pyright: ignore[reportAbstractUsage]
+        plgpu.SwizzleTransform(width),  # pyright: ignore[reportAbstractUsage]
+    )
+
+
+def row_bytes(k: int, tile: int) -> int | None:
+    """The greatest of `WIDTHS` that K and a tile of it are whole in; None where none is."""
+    return next((width for width in WIDTHS if k % width == 0 and tile % width == 0), None)
