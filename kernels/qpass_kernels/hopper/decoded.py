@@ -1,4 +1,7 @@
-"""Hopper: weights decoded in registers, times floats (weight-only) or codes."""
+"""Hopper: weights decoded in registers, times codes; and times floats where sizes are odd.
+
+Operands are padded to whole tiles, the weight (on every call) too.
+"""
 
 from typing import Any
 
@@ -13,6 +16,11 @@ from qpass_kernels.reference import INT32_SAFE_K
 MAX_M, K = 64, 64
 # Layouts from which codes widened to 16 bits come to lie as wgmma wants them.
 LOADED = {"int4": LAYOUT.WGMMA_UPCAST_4X, "int8": LAYOUT.WGMMA_UPCAST_2X}
+
+
+def meant_for(product: Product) -> bool:
+    """Take integer weights; those with float lhs where the kernel for them refused the sizes."""
+    return product.rhs in LOADED and product.lhs != "float32"
 
 
 def supports(product: Product) -> str | None:
@@ -106,4 +114,4 @@ def _columns(shape: tuple[int, int], interpret: Any) -> Any:
     return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=LAYOUT.WGMMA)
 
 
-HOPPER_DECODED = Kernel("hopper_decoded", ("cuda",), supports, run)
+HOPPER_DECODED = Kernel("hopper_decoded", ("cuda",), supports, run, meant_for=meant_for)
