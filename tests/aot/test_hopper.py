@@ -22,7 +22,7 @@ def seen():
 def products(p):
     """The types of the tensor core's product that the types of the operands ask for.
 
-    The weight is on its left. Codes of 8 bits have an instruction of their own; others are
+    Codes of 8 bits have an instruction of their own, with either operand on its left; others are
     decoded to the float beside them, or int4 to the type of the codes beside it.
     """
     if p.lhs in DECODED:
@@ -30,7 +30,8 @@ def products(p):
     if p.integer:
         exact = {"s32.s8.s8"}
         return exact if p.rhs == "int8" or not p.grouped else exact | {"f32.bf16.bf16"}
-    return {f"f32.{SHORT[p.rhs]}.{SHORT[p.lhs]}"}
+    lhs, rhs = SHORT[p.lhs], SHORT[p.rhs]
+    return {f"f32.{rhs}.{lhs}", f"f32.{lhs}.{rhs}"}
 
 
 @pytest.mark.parametrize(("kernel", "p", "number"), CASES, ids=NAMES)
