@@ -2,8 +2,8 @@
 
 ``python docs/build.py`` puts every example file, and the table of types, into its page.
 ``--numerics`` measures the errors of all types again; ``--performance`` rewrites the performance
-page from ``bench/results``; ``--frameworks`` runs the tests behind the table of frameworks and
-transforms.
+page, its pictures and its pages of all figures from ``bench/results``; ``--frameworks`` runs the
+tests behind the table of frameworks and transforms.
 """
 
 import argparse
@@ -71,11 +71,17 @@ def main() -> None:
     if arguments.numerics:
         _numerics()
     if arguments.performance:
-        names = ("demo-cpu", "heldout-cpu", "transform-cpu", "quantizing-cpu", "overhead-cpu")
-        reports = [_result(name) for name in names]
-        (DOCS / "performance.md").write_text(performance.performance(*reports), encoding="utf-8")
+        _performance()
     if arguments.frameworks:
         _frameworks()
+
+
+def _performance() -> None:
+    """The page on performance, and the pictures and pages that it points to."""
+    results = performance.read(DOCS.parent / "bench" / "results")
+    for name, text in performance.files(results):
+        (DOCS / name).write_text(text, encoding="utf-8")
+    (DOCS / "performance.md").write_text(performance.performance(results), encoding="utf-8")
 
 
 def _numerics() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from qpass_bench.costs import overhead as costs
+from qpass_bench.pages import html, plots, speed
 from qpass_bench.pages.markdown import table, template
 
 SPEEDS = {
@@ -15,14 +18,21 @@ SPEEDS = {
 }
 
 
-def performance(
-    report: dict[str, Any],
-    heldout: dict[str, Any],
-    transform: dict[str, Any],
-    quantizing: dict[str, Any],
-    overhead: dict[str, Any],
-) -> str:
-    """``docs/performance.md`` from what the demo and the modules of these names measured."""
+COSTS = ("demo", "heldout", "transform", "quantizing", "overhead")
+Results = Mapping[str, Any]
+"""What was measured, by what it is called: `COSTS`, and suites of `qpass bench`."""
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The committed runs: all costs, and the suites that there is a run of."""
+    files = {name: folder / f"{name}-cpu.json" for name in (*COSTS, *speed.TITLES)}
+    present = {n: file for n, file in files.items() if n in COSTS or file.is_file()}
+    return {n: json.loads(file.read_text(encoding="utf-8")) for n, file in present.items()}
+
+
+def performance(results: Results) -> str:
+    """``docs/performance.md``."""
+    report, heldout, transform, quantizing, overhead = (results[name] for name in COSTS)
     variants, machine = report["variants"], report["machine"]
     tables = [decoder_table(variants), completions(variants)]
     if report.get("encoder"):
@@ -43,8 +53,23 @@ def performance(
         transform_date=transform["date"],
         **quantizing_tables(quantizing),
         **overhead_tables(overhead),
+        speed=speed.sections(results),
         heldout="; ".join(_heldout(name, heldout[name]) for name in heldout if " " in name),
     )
+
+
+def files(results: Results) -> Iterator[tuple[str, str]]:
+    """Pictures and pages that belong to it, by their names in ``docs``."""
+    yield "images/quality.svg", plots.svg(plots.quality(results["demo"]["variants"]))
+    for suite in speed.TITLES:
+        if suite in results:
+            report = results[suite]
+            rows = report["rows"]
+            draw = plots.sweep if suite == "sweep" else plots.speed
+            yield f"images/speed-{suite}.svg", plots.svg(draw(speed.drawn(rows)))
+            roofs = plots.roofline(speed.under_the_roof(rows), report["roofline"])
+            yield f"images/roofline-{suite}.svg", plots.svg(roofs)
+            yield f"bench-{suite}.html", html.to_html(report)
 
 
 def transform_table(rows: Sequence[dict[str, Any]]) -> str:

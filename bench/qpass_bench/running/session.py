@@ -22,7 +22,7 @@ DEFAULTS = {
     "blocks": Settings(rounds=20, sittings=2),
     "models": Settings(rounds=10, sittings=1, longest=2.0),  # minutes until all are set up
     "all": Settings(rounds=20, sittings=5),
-    "sweep": Settings(rounds=7, sittings=1, again=31),
+    "sweep": Settings(rounds=7, sittings=1, again=21),
 }
 """How a suite is run where nothing else is asked for."""
 

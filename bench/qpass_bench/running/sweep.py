@@ -15,7 +15,7 @@ SLOW = 0.8
 def summary(rows: Sequence[Mapping[str, Any]], slow: float = SLOW) -> list[dict[str, Any]]:
     """A line for each variant: how many shapes there are, quantiles, and how many are slow."""
     own = [row for row in rows if row["suite"] == "sweep" and row["kind"] == "qpass"]
-    names = dict.fromkeys(row["variant"] for row in own)
+    names = sorted({row["variant"] for row in own})
     return [_line(name, [row for row in own if row["variant"] == name], slow) for name in names]
 
 
