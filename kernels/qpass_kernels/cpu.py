@@ -31,6 +31,13 @@ def supports(product: Product) -> str | None:
     return f"{' and '.join(symbolic)} symbolic: weight tiles need numbers" if symbolic else None
 
 
+def reads(product: Product) -> bool:
+    """Whether tiles are cut from codes with a table: four bits that come in pairs."""
+    known = not set(product.symbolic) - {"m"}
+    pairs = known and product.code_bits == 4 and not _is_odd(product) and not _tail(product)
+    return product.weight_only and pairs
+
+
 def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:
     """Compute the product of the reference; grouped weights are decoded before the sum over K.
 
@@ -108,7 +115,7 @@ def _floating(product: Product, lhs: Any, rhs: Any, rhs_scale: Any, index: Any) 
     lhs, data, name = _packed(lhs.astype(kind), rhs)
 
     def part(xs: Any, tile: Any, scale: Any = None) -> Any:
-        values = [v.astype(jnp.float32) for v in decode(tile, name)]
+        values = [v.astype(jnp.float32) for v in decode(tile, name, product.table)]
         if scale is not None:
             values = [_times_groups(product, v, scale) for v in values]
         pairs = zip(xs, values, strict=True)
@@ -201,4 +208,6 @@ def _times_groups(product: Product, values: Any, scale: Any) -> Any:
     return jnp.reshape(jnp.reshape(values, shape) * scale[..., None], values.shape)
 
 
-CPU = Kernel("cpu", ("cpu",), supports, run, run_stacked=run_stacked, slow=cpu_cost.by_xla)
+CPU = Kernel(
+    "cpu", ("cpu",), supports, run, run_stacked=run_stacked, reads=reads, slow=cpu_cost.by_xla
+)

@@ -39,12 +39,15 @@ FP8 = {
 }
 
 
+FOUR_BITS = ("int4", "uint4", "float4_e2m1fn")
+
+
 def as_bytes(codes: Any) -> Any:
-    """See `[..., K]` codes as bytes, without moving them; int4 become `[..., K/2]` (K even).
+    """See `[..., K]` codes as bytes, without moving them; of four bits `[..., K/2]` (K even).
 
     Values (float32) stay as they are.
     """
-    if codes.dtype == jnp.int4:
+    if codes.dtype.name in FOUR_BITS:
         pairs = jnp.reshape(codes, (*codes.shape[:-1], codes.shape[-1] // 2, 2))
         return lax.bitcast_convert_type(pairs, jnp.int8)
     whole = codes.dtype in (jnp.int8, jnp.float32)
@@ -52,20 +55,34 @@ def as_bytes(codes: Any) -> Any:
 
 
 def parts(x: Any, name: str) -> tuple[Any, ...]:
-    """Cut K the way `decode` cuts it: for int4 the even elements and the odd ones."""
-    return (x[..., 0::2], x[..., 1::2]) if name == "int4" else (x,)
+    """Cut K the way `decode` cuts it: for four bits the even elements and the odd ones."""
+    return (x[..., 0::2], x[..., 1::2]) if name in FOUR_BITS else (x,)
 
 
-def decode(data: Any, name: str) -> tuple[Any, ...]:
+def decode(data: Any, name: str, table: tuple[float, ...] | None = None) -> tuple[Any, ...]:
     """Turn bytes into int8 (int4, int8) or float32 (fp8, values) values, K cut as by `parts`.
 
-    The two halves of int4 stay apart: written into one array they cost twice the time.
+    The two halves of four-bit codes stay apart: written into one array they cost twice the time.
+    With a table they are float32.
     """
+    if table is not None:
+        return tuple(look_up(half, table) for half in (data, data >> jnp.int8(4)))
     if name == "int4":
         four = jnp.int8(4)
         low = lax.shift_right_arithmetic(lax.shift_left(data, four), four)
         return low, lax.shift_right_arithmetic(data, four)
     return (_fp8(data, FP8[name]),) if name in FP8 else (data,)
+
+
+def look_up(codes: Any, table: tuple[float, ...]) -> Any:
+    """Read a table at the lowest bits of codes, by selections: a gather is not vectorized."""
+    values: list[Any] = [jnp.float32(value) for value in table]
+    bit = 1
+    while len(values) > 1:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [jnp.where((codes & jnp.int8(bit)) != 0, odd, even) for even, odd in pairs]
+        bit *= 2
+    return values[0]
 
 
 def _fp8(data: Any, form: Fp8) -> Any:

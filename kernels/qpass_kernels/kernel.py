@@ -1,7 +1,7 @@
 """What a quantized product is, what a kernel for it looks like, and how one is chosen."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -30,6 +30,11 @@ class Product:
         group: elements of K that share a scale; `k` where no operand is grouped.
         lhs_scale: "none" (float lhs), "row" (`[B, M, 1]`) or "group" (`[B, M, G]`).
         rhs_scale: "row" (`[B, N, 1]`) or "group" (`[B, N, G]`), with `G = ceil(k / group)`.
+        table: what the bit patterns of codes on the right stand for, before scales: 2, 4, 8 or 16
+            numbers for codes of 1, 2, 3 or 4 bits, that `rhs` holds too. The codes come as they are
+            stored: an array `[B, N, K]` of any dtype of four bits, or without gaps in bytes
+            `[B, N, ceil(bits * K / 8)]`, the first code in the lowest bits. None: codes are of the
+            dtype `rhs`, and the numbers that they are.
 
     Raises:
         ValueError: a dtype or a scale layout that no kernel can be asked for.
@@ -45,6 +50,7 @@ class Product:
     group: Any
     lhs_scale: Literal["none", "row", "group"]
     rhs_scale: Literal["row", "group"]
+    table: tuple[float, ...] | None = None
 
     def __post_init__(self):
         _one_of("lhs", self.lhs, CODES + FLOATS)
@@ -52,6 +58,18 @@ class Product:
         _one_of("out", self.out, FLOATS)
         _one_of("lhs_scale", self.lhs_scale, ("row", "group") if self.lhs in CODES else ("none",))
         _one_of("rhs_scale", self.rhs_scale, ("row", "group"))
+        if self.table is not None and len(self.table) not in (2, 4, 8, 16):
+            raise ValueError(f"Product.table has {len(self.table)} numbers; allowed: 2, 4, 8 or 16")
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code that has a table; 0 where there is none."""
+        return len(self.table or (0,)).bit_length() - 1
+
+    @property
+    def decoded(self) -> "Product":
+        """The product once codes with a table have been turned into the dtype `rhs`."""
+        return replace(self, table=None)
 
     @property
     def grouped(self) -> bool:
@@ -98,6 +116,8 @@ class Kernel:
         run_stacked: the same where rhs is a layer of a stack that is read in place: (product, lhs,
             lhs_scale, stack `[S, B, N, K]`, stack_scale `[S, B, N, 1 or G]`, index int32 scalar).
             None: the layer is cut out and handed to `run`. Both give the same bits.
+        reads: whether codes with a table (`Product.table`) are read as they are stored. All other
+            products with one are decoded before this kernel is asked whether it supports them.
         local: calls compiled code of this machine. It is passed over where the program is exported
             or split over devices by the compiler.
         rows: a way to quantize the rows of left operands, whichever kernel of the table multiplies
@@ -117,6 +137,7 @@ class Kernel:
     supports: Callable[[Product], str | None]
     run: Callable[..., Any]
     run_stacked: Callable[..., Any] | None = None
+    reads: Callable[[Product], bool] = lambda product: False
     local: bool = False
     rows: RowQuantizer | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
@@ -126,10 +147,17 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Selection:
-    """The kernel chosen for a product, and those before it that refused, with their reasons."""
+    """The kernel chosen for a product.
+
+    Attributes:
+        kernel: the kernel.
+        refused: those before it that refused, with their reasons.
+        product: what it is asked for: without a table where it does not read that.
+    """
 
     kernel: Kernel
     refused: tuple[tuple[str, str], ...]
+    product: Product
 
 
 def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Selection:
@@ -145,9 +173,10 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
     for kernel in kernels:
         if not _is_for(kernel, platform, product):
             continue
-        reason = kernel.supports(product)
+        asked = product if kernel.reads(product) else product.decoded
+        reason = kernel.supports(asked)
         if reason is None:
-            return Selection(kernel, tuple(refused))
+            return Selection(kernel, tuple(refused), asked)
         refused.append((kernel.name, reason))
     raise ValueError(
         f"no kernel for {product} on {platform!r}: "

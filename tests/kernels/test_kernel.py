@@ -38,7 +38,7 @@ def test_kernels_of_other_platforms_are_passed_over_silently():
 
 def test_kernels_for_other_kinds_of_products_are_passed_over_silently():
     other = Kernel("other", (), lambda p: "unasked", lambda *a: None, meant_for=lambda p: False)
-    assert select((other, REFERENCE), "cpu", P) == Selection(REFERENCE, ())
+    assert select((other, REFERENCE), "cpu", P) == Selection(REFERENCE, (), P)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,16 @@ import numpy as np
 
 from qpass_kernels import cpu_cost, reference
 from qpass_kernels.cpu_codes import FP8
-from qpass_kernels.kernel import CODES, Kernel, Product, dtype, first_reason
-from qpass_kernels.native import library
+from qpass_kernels.kernel import CODES, Kernel, Product, dtype
+from qpass_kernels.native.layers import alone, refusal
 
 INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 """What the bit patterns of int4 stand for."""
+
+KINDS = {4: "4 bits", 3: "3 bits", 2: "2 bits"}
+"""What the library calls codes that have a table, by their bits."""
+
+NO_MINIFLOAT = np.zeros(4, np.int32)
 
 NO_BYTE = 128
 """Not a signed byte: where no code, or more than one, is NaN."""
@@ -29,24 +34,19 @@ NO_BYTE = 128
 
 def supports(product: Product) -> str | None:
     """Take every float lhs with codes of plain sizes, where the library is."""
-    return (
-        first_reason(
-            (not product.weight_only, "quantized activations"),
-            (product.rhs not in CODES, "weight decoded beforehand"),
-            (
-                product.symbolic,
-                f"symbolic {' and '.join(product.symbolic)}: compiled code takes numbers",
-            ),
-            (product.k == 0, "nothing to add up"),
-        )
-        or library.why_not()
+    decoded = product.table is None and product.rhs not in CODES
+    return refusal(
+        product,
+        (not product.weight_only, "quantized activations"),
+        (decoded, "weight decoded beforehand"),
     )
 
 
-def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:
-    """Compute `[B, M, N]`: `lhs` float `[B, M, K]`, `rhs` codes `[B, N, K]`; no `lhs_scale`."""
-    stack, stack_scale = jnp.expand_dims(rhs, 0), jnp.expand_dims(rhs_scale, 0)
-    return run_stacked(product, lhs, lhs_scale, stack, stack_scale, jnp.int32(0))
+def reads(product: Product) -> bool:
+    """Whether codes with a table are read as they lie: no row of four-bit ones ends in a byte."""
+    bits = product.code_bits
+    odd = bits == 4 and not product.symbolic and product.k % 2
+    return product.weight_only and bits in KINDS and not odd
 
 
 def run_stacked(
@@ -58,13 +58,13 @@ def run_stacked(
     index: Any,
     isa: str = "",
 ) -> Any:
-    """Compute the product with a layer of `stack` `[S, B, N, K]`, which is read in place.
+    """Compute the product with a layer of a stack that is read in place.
 
     Args:
         product: what is computed.
         lhs: floats `[B, M, K]`.
         lhs_scale: None.
-        stack: codes.
+        stack: codes `[S, B, N, K]`; those with a table see `Product.table`.
         stack_scale: float32 `[S, B, N, 1 or G]`.
         index: int32, which layer.
         isa: "avx512", "avx2", "neon" or "portable"; "" for the fastest that the machine has.
@@ -85,12 +85,18 @@ def _codes(product: Product, stack: Any) -> tuple[Any, dict[str, Any]]:
     A custom call gets an array as it lies in memory, two int4 to a byte. Seen as bytes beforehand,
     XLA would write a copy of it: one row by int4 `[4096, 4096]` 0.9 -> 2.2 ms, e4m3 1.8 -> 12 ms.
     """
-    form = FP8.get(product.rhs)
+    if product.table is not None:
+        return stack, _how(KINDS[product.code_bits], np.array(product.table, np.float32))
+    if product.rhs in FP8:
+        return stack, _how("minifloats", minifloat=_minifloat(product.rhs))
     if product.rhs == "int4" and product.k % 2:  # rows that do not end with a byte
         stack = stack.astype(jnp.int8)
-    kind = "minifloats" if form else "nibbles" if stack.dtype == jnp.int4 else "int8"
-    minifloat = _minifloat(product.rhs) if form else np.zeros(4, np.int32)
-    return stack, {"codes": kind, "table": INT4, "minifloat": minifloat}
+    return stack, _how("4 bits" if stack.dtype == jnp.int4 else "int8")
+
+
+def _how(codes: str, table: np.ndarray = INT4, minifloat: np.ndarray = NO_MINIFLOAT) -> dict:
+    """The attributes of a call; a table of fewer than 16 numbers is repeated."""
+    return {"codes": codes, "table": np.resize(table, 16), "minifloat": minifloat}
 
 
 def _minifloat(name: str) -> np.ndarray:
@@ -103,8 +109,9 @@ NATIVE_FLOAT = Kernel(
     "cpu-native-float",
     ("cpu",),
     supports,
-    run,
+    alone(run_stacked),
     run_stacked,
+    reads=reads,
     local=True,
     meant_for=lambda product: product.weight_only,
     slow=cpu_cost.native_floating,

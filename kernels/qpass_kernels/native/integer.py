@@ -17,31 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass_kernels import cpu_cost, reference
-from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
-from qpass_kernels.native import library
+from qpass_kernels.kernel import Kernel, Product, dtype
+from qpass_kernels.native.layers import alone, refusal
 from qpass_kernels.native.rows import NATIVE_ROWS
 
 
 def supports(product: Product) -> str | None:
     """Take every product of integer codes whose sizes are numbers, where the library is."""
-    return (
-        first_reason(
-            (not product.integer, "not a product of integer codes"),
-            (
-                product.symbolic,
-                f"symbolic {' and '.join(product.symbolic)}: compiled code takes numbers",
-            ),
-            (product.k == 0, "nothing to add up"),
-            (not reference.is_safe(product.group), "the sum of a group may not fit in int32"),
-        )
-        or library.why_not()
+    return refusal(
+        product,
+        (not product.integer, "not a product of integer codes"),
+        (not reference.is_safe(product.group), "the sum of a group may not fit in int32"),
     )
-
-
-def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:
-    """Compute the product of the reference; see `qpass_kernels.kernel.Kernel.run`."""
-    stack, stack_scale = jnp.expand_dims(rhs, 0), jnp.expand_dims(rhs_scale, 0)
-    return run_stacked(product, lhs, lhs_scale, stack, stack_scale, jnp.int32(0))
 
 
 def run_stacked(
@@ -53,13 +40,13 @@ def run_stacked(
     index: Any,
     isa: str = "",
 ) -> Any:
-    """Compute the product with a layer of `stack` `[S, B, N, K]`, which is read in place.
+    """Compute the product of the reference, with a layer of a stack that is read in place.
 
     Args:
         product: what is computed.
         lhs: integer codes `[B, M, K]`.
         lhs_scale: float32 `[B, M, 1 or G]`.
-        stack: integer codes.
+        stack: integer codes `[S, B, N, K]`.
         stack_scale: float32 `[S, B, N, 1 or G]`.
         index: int32, which layer.
         isa: "vnni", "avx2", "neondot", "neon" or "portable"; "" for the fastest there is.
@@ -78,7 +65,7 @@ NATIVE_INT = Kernel(
     "cpu-native-int",
     ("cpu",),
     supports,
-    run,
+    alone(run_stacked),
     run_stacked,
     local=True,
     rows=NATIVE_ROWS,

@@ -1,9 +1,11 @@
 // The handler QpassFloating: floats by codes with scales, added up in float32.
 #include "floating.h"
 
+#include <iterator>
 #include <memory>
 #include <string_view>
 
+#include "forms.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -29,13 +31,13 @@ constexpr int64_t kGrain = 1 << 18; // multiplications that take as long as waki
 // The first form that the machine has; the one of that name where it is not empty.
 const Form* form_for(std::string_view name) {
   for (const Form* form : kForms) {
-    if ((name.empty() || name == name_of(form->isa)) && has(form->isa)) return form;
+    if (may_take(form->isa, name)) return form;
   }
   return nullptr;
 }
 
 void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
-  const int64_t rows = p.batch * p.m, padded = round_up(p.k, form.block(p.codes));
+  const int64_t rows = p.batch * p.m, padded = round_up(p.k, form.block[p.codes]);
   const std::unique_ptr<float[]> lhs(new float[rows * padded]);
   parallel_for(pool, rows, threads_for(pool, rows * padded, kGrain),
                [&](int64_t row) { form.order_row[p.codes](p, row, lhs.get()); });
@@ -51,7 +53,8 @@ void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
 }
 
 Codes codes_named(std::string_view name) {
-  return name == "int8" ? kInt8 : name == "nibbles" ? kNibbles : kMinifloats;
+  constexpr std::string_view kNames[] = {"int8", "4 bits", "3 bits", "2 bits"};
+  return static_cast<Codes>(std::find(std::begin(kNames), std::end(kNames), name) - kNames);
 }
 
 using Lhs = ffi::BufferR3<ffi::F32>;

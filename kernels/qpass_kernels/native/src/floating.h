@@ -13,17 +13,18 @@
 #include <cstdint>
 
 #include "cpu.h"
+#include "sizes.h"
 
 namespace qpass::floating {
 
 constexpr int64_t kPanel = 1024;  // a multiple of every block
 constexpr int kColumns = 4;       // of the result that are computed at a time
 
-enum Codes {
-  kInt8,
-  kNibbles,     // two to a byte, the lower one first: indices in a table of 16 floats
-  kMinifloats,  // 8-bit floats
-};
+// Those of a few bits lie without gaps, the first in the lowest bits of their row's first byte, and
+// are places in a table of 16 floats.
+enum Codes { kInt8, kFourBits, kThreeBits, kTwoBits, kMinifloats, kKinds };
+
+constexpr int64_t kBits[kKinds] = {8, 4, 3, 2, 8};
 
 // How an 8-bit float is made up: bits of the mantissa, bias of the exponent, the greatest magnitude
 // that is a number, and the byte that is NaN where only one is.
@@ -36,7 +37,7 @@ struct Operands {
   int64_t group;   // codes of K that share a scale
   int64_t groups;  // scales of a row; one multiplies the sum, several the codes
   Codes codes;
-  const float* table;      // of kNibbles
+  const float* table;      // of codes of a few bits; of fewer than four, all there is repeated
   Minifloat minifloat;     // of kMinifloats
   const float* lhs;        // [batch, m, k]
   const uint8_t* rhs;      // [batch, n, row_bytes]
@@ -44,7 +45,7 @@ struct Operands {
   float* out;              // [batch, m, n]
 
   bool grouped() const { return groups > 1; }
-  int64_t row_bytes() const { return codes == kNibbles ? k / 2 : k; }
+  int64_t row_bytes() const { return ceil_div(k * kBits[codes], 8); }
 };
 
 // A part of the result that one thread computes.
@@ -55,15 +56,10 @@ struct Block {
 // What an instruction set offers: functions for each of `Codes`. `lhs` is the ordered copy.
 struct Form {
   Isa isa;
-  int64_t lanes;  // floats in a register
-  void (*order_row[3])(const Operands&, int64_t row, float* lhs);
-  void (*multiply[3])(const Operands&, const float* lhs, const Block&);
-
-  int64_t block(Codes codes) const { return codes == kNibbles ? 2 * lanes : lanes; }
+  int64_t block[kKinds];  // codes of it
+  void (*order_row[kKinds])(const Operands&, int64_t row, float* lhs);
+  void (*multiply[kKinds])(const Operands&, const float* lhs, const Block&);
 };
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t size, int64_t unit) { return ceil_div(size, unit) * unit; }
 
 extern const Form kPortable;
 #if defined(__x86_64__)

@@ -25,6 +25,16 @@ struct Avx2 : Vectors<8> {
     return reinterpret_cast<Ints>(_mm256_cvtepi8_epi32(bytes));
   }
 
+  // Four lanes from either half of the 24 bytes; both loads stay within these.
+  static Ints triples(const uint8_t* codes) {
+    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 8));
+    const __m256i order = _mm256_setr_epi8(  //
+        0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1,  //
+        4, 5, 6, -1, 7, 8, 9, -1, 10, 11, 12, -1, 13, 14, 15, -1);
+    return reinterpret_cast<Ints>(_mm256_shuffle_epi8(_mm256_set_m128i(high, low), order));
+  }
+
   static Table scaled(const float* table, float by) {
     return {load<Floats>(table) * by, load<Floats>(table + 8) * by};
   }

@@ -22,6 +22,16 @@ struct Avx512 : Vectors<16> {
     return reinterpret_cast<Ints>(_mm512_cvtepi8_epi32(bytes));
   }
 
+  // Twelve of the 48 bytes go to each quarter of the register, and three of these to each lane.
+  static Ints triples(const uint8_t* codes) {
+    const __m512i bytes = _mm512_maskz_loadu_epi8((1ull << 48) - 1, codes);
+    const __m512i quarter = _mm512_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11);
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1));
+    const __m512i quarters = _mm512_permutexvar_epi32(quarter, bytes);
+    return reinterpret_cast<Ints>(_mm512_shuffle_epi8(quarters, order));
+  }
+
   static Table scaled(const float* table, float by) { return load<Floats>(table) * by; }
 
   // Of an index only the lowest four bits count.

@@ -1,9 +1,9 @@
 // Rows of codes, decoded to registers of floats and multiplied by their group's scale.
 //
 // Written with the compilers' vector types, so that one text serves all instruction sets. An `Isa`
-// adds what operators cannot say: fma, widened (bytes to a register of integers), sums (of four
-// registers), and tables of 16 floats: scaled, look_up. Its file names the instructions and then
-// includes this, hence a namespace without a name.
+// adds what operators cannot say: fma, widened and triples (one or three bytes to each lane of a
+// register), sums (of four registers), and tables of 16 floats: scaled, look_up. Its file names the
+// instructions and then includes this, hence a namespace without a name.
 #pragma once
 
 #include <cstring>
@@ -39,6 +39,17 @@ QPASS_INLINE To as(const From& from) {
   return load<To>(&from);
 }
 
+// Three bytes to a lane, for an `Isa` without better instructions.
+template <class Ints>
+QPASS_INLINE Ints triples_one_by_one(const uint8_t* codes) {
+  int32_t lanes[sizeof(Ints) / 4];
+  for (int32_t& lane : lanes) {
+    lane = codes[0] | codes[1] << 8 | codes[2] << 16;
+    codes += 3;
+  }
+  return load<Ints>(lanes);
+}
+
 // What every kind of row has: the codes of a block, the bytes and the registers that they take.
 template <class Isa_, int kRegisters, int kBytesOfBlock>
 struct RowOf {
@@ -48,8 +59,9 @@ struct RowOf {
   using Registers = Floats[kRegisters];
   static constexpr int kVectors = kRegisters, kBytes = kBytesOfBlock;
   static constexpr int64_t kBlock = kRegisters * Isa::kLanes;
+  static constexpr bool kFine = false;
 
-  static int64_t bytes(int64_t k) { return k * kBytes / kBlock; }
+  static int64_t bytes(int64_t k) { return ceil_div(k * kBytes, kBlock); }
 
   // Where code i of a block lies in its registers.
   static int64_t place(int64_t i) { return i % kVectors * Isa::kLanes + i / kVectors; }
@@ -66,17 +78,57 @@ struct Int8 : RowOf<Isa, 1, Isa::kLanes> {
   }
 };
 
-// Two codes to a byte. The table is scaled instead of what is looked up: the same products, fewer.
-template <class Isa>
-struct Nibbles : RowOf<Isa, 2, Isa::kLanes> {
+// Codes of a few bits: to a lane go as many as fill whole bytes, and to a register one of each. The
+// table is scaled instead of what is looked up: the same products, fewer.
+constexpr int whole_bytes(int bits) { return bits == 3 ? 3 : 1; }
+
+template <class Isa, int kBits>
+struct Dense : RowOf<Isa, 8 * whole_bytes(kBits) / kBits, whole_bytes(kBits) * Isa::kLanes> {
   typename Isa::Table table;
 
   void rescale(const Operands& p, float by) { table = Isa::scaled(p.table, by); }
 
-  void decode(const uint8_t* codes, typename Nibbles::Registers& out) const {
-    const auto pairs = Isa::widened(codes);
-    out[0] = Isa::look_up(table, pairs);
-    out[1] = Isa::look_up(table, pairs >> 4);
+  void decode(const uint8_t* codes, typename Dense::Registers& out) const {
+    typename Isa::Ints words;
+    if constexpr (kBits == 3) {
+      words = Isa::triples(codes);
+    } else {
+      words = Isa::widened(codes);
+    }
+    QPASS_UNROLLED for (int v = 0; v < Dense::kVectors; ++v) {
+      out[v] = Isa::look_up(table, words >> (kBits * v));
+    }
+  }
+};
+
+// The same where a block holds several groups: each lane has the scale of its own.
+template <class Row>
+struct Fine : Row {
+  using Isa = typename Row::Isa;
+  static constexpr bool kFine = true;
+  typename Row::Ints group_of_lane;
+  typename Row::Floats scales;
+
+  void begin(const Operands& p) {
+    this->rescale(p, 1);
+    int32_t groups[Isa::kLanes];
+    for (int i = 0; i < Isa::kLanes; ++i) groups[i] = i * Row::kVectors / p.group;
+    group_of_lane = load<typename Row::Ints>(groups);
+  }
+
+  // `all`: scales of the row's last `left` groups, the first of which begins with the block.
+  void enter(const float* all, int64_t left) {
+    float copy[16] = {};
+    if (left < 16) {
+      std::memcpy(copy, all, left * sizeof(float));
+      all = copy;
+    }
+    scales = Isa::look_up(Isa::scaled(all, 1), group_of_lane);
+  }
+
+  void decode(const uint8_t* codes, typename Row::Registers& out) const {
+    Row::decode(codes, out);
+    QPASS_UNROLLED for (int v = 0; v < Row::kVectors; ++v) out[v] *= scales;
   }
 };
 

@@ -30,13 +30,16 @@ void order_row(const Operands& p, int64_t row, float* lhs) {
   }
 }
 
+template <class... Rows>
+constexpr Form form_of_rows(qpass::Isa name) {
+  return {name, {Rows::kBlock...}, {order_row<Rows>...}, {multiply<Rows>...}};
+}
+
 // A constant: nothing of this may run when a machine without the instructions loads the library.
 template <class Isa>
 constexpr Form form_of(qpass::Isa name) {
-  return {name,
-          Isa::kLanes,
-          {order_row<Int8<Isa>>, order_row<Nibbles<Isa>>, order_row<Minifloats<Isa>>},
-          {multiply<Int8<Isa>>, multiply<Nibbles<Isa>>, multiply<Minifloats<Isa>>}};
+  using Four = Dense<Isa, 4>;
+  return form_of_rows<Int8<Isa>, Four, Dense<Isa, 3>, Dense<Isa, 2>, Minifloats<Isa>>(name);
 }
 
 }  // namespace

@@ -22,7 +22,12 @@ void from_codes(const Operands& p, const Columns& w, const float* lhs, int64_t b
   for (int64_t k = 0; k < p.k; k += kPanel) {
     const Panel panel = panel_at<Row>(p, k);
     Sums<typename Row::Isa, kRows> sums = {};
-    add_panel<kRows, Row>(p, w, panel, lhs + lhs_at<Row>(p, batch, row, panel), sums);
+    const float* x = lhs + lhs_at<Row>(p, batch, row, panel);
+    if constexpr (Row::kFine) {
+      add_fine_panel<kRows, Row>(p, w, panel, x, sums);
+    } else {
+      add_panel<kRows, Row>(p, w, panel, x, sums);
+    }
     QPASS_UNROLLED for (int r = 0; r < kRows; ++r) {
       put<typename Row::Isa>(p, panel, w, sums[r], out + r * p.n);
     }
@@ -70,10 +75,29 @@ void decode(const Operands& p, const Columns& w, const Panel& panel, float* out)
   }
 }
 
+// Decodes a panel whose blocks hold several groups each.
+template <class Row>
+void decode_fine(const Operands& p, const Columns& w, const Panel& panel, float* out) {
+  Row row;
+  row.begin(p);
+  int64_t group = panel.begin / p.group;
+  for (int64_t k = panel.begin; k < panel.end; k += Row::kBlock, out += Row::kBlock) {
+    row.enter(w.scales[0] + group, p.groups - group);
+    decode_block(row, w.codes[0] + Row::bytes(k), Row::bytes(panel.end - k), out);
+    group += Row::kBlock / p.group;
+  }
+}
+
 // Whether groups end within blocks.
 template <class Row>
 bool uneven(const Operands& p) {
-  return p.grouped() && p.group % Row::kBlock;
+  return !Row::kFine && p.grouped() && p.group % Row::kBlock;
+}
+
+// Whether they do, but none of them within a lane, nor do blocks end within groups.
+template <class Row>
+bool fine(const Operands& p) {
+  return uneven<Row>(p) && Row::kBlock % p.group == 0 && p.group % Row::kVectors == 0;
 }
 
 // Decodes a panel where they do: each code is multiplied by its own scale.
@@ -110,7 +134,11 @@ void panel_of_many(const Operands& p, const float* lhs, const Block& at, const P
   alignas(64) float tile[kTile * kPanel];
   for (int64_t n = 0; n < at.columns; ++n) {
     const Columns w(p, at.batch, at.column + n);
-    (uneven<Row>(p) ? decode_uneven<Row> : decode<Row>)(p, w, panel, tile + n * kPanel);
+    if constexpr (Row::kFine) {
+      decode_fine<Row>(p, w, panel, tile + n * kPanel);
+    } else {
+      (uneven<Row>(p) ? decode_uneven<Row> : decode<Row>)(p, w, panel, tile + n * kPanel);
+    }
   }
   for (int64_t row = at.row; row < at.row + at.rows; row += Isa::kRows) {
     const float* x = lhs + lhs_at<Row>(p, at.batch, row, panel);
@@ -126,6 +154,9 @@ void panel_of_many(const Operands& p, const float* lhs, const Block& at, const P
 
 template <class Row>
 void multiply(const Operands& p, const float* lhs, const Block& at) {
+  if constexpr (Row::kVectors > 1 && !Row::kFine) {
+    if (fine<Row>(p)) return multiply<Fine<Row>>(p, lhs, at);
+  }
   if (at.rows <= Row::Isa::kFewRows && !uneven<Row>(p)) return few_rows<Row>(p, lhs, at);
   for (int64_t k = 0; k < p.k; k += kPanel) {
     panel_of_many<Row>(p, lhs, at, panel_at<Row>(p, k));

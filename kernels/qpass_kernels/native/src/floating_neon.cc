@@ -22,6 +22,8 @@ struct Neon : Vectors<4> {
     return as<Ints>(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
   }
 
+  static Ints triples(const uint8_t* codes) { return triples_one_by_one<Ints>(codes); }
+
   static Table scaled(const float* table, float by) {
     Table result;
     for (int i = 0; i < 4; ++i) result.val[i] = as<uint8x16_t>(load<Floats>(table + 4 * i) * by);

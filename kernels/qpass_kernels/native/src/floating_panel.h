@@ -34,7 +34,8 @@ struct Columns {
   Quad row_scales;
   int64_t count;
 
-  Columns(const Operands& p, int64_t batch, int64_t n) : count(std::min<int64_t>(kColumns, p.n - n)) {
+  Columns(const Operands& p, int64_t batch, int64_t n)
+      : count(std::min<int64_t>(kColumns, p.n - n)) {
     for (int c = 0; c < kColumns; ++c) {
       const int64_t row = batch * p.n + n + std::min<int64_t>(c, count - 1);
       codes[c] = p.rhs + row * p.row_bytes();
@@ -95,6 +96,25 @@ QPASS_INLINE void add_panel(const Operands& p, const Columns& w, const Panel& pa
     }
     if (k < end) break;
   }
+  add_rest<kRows>(rows, w, panel, x, sums);
+}
+
+// The same where each block holds several groups.
+template <int kRows, class Row>
+QPASS_INLINE void add_fine_panel(const Operands& p, const Columns& w, const Panel& panel,
+                                 const float* x, Sums<typename Row::Isa, kRows>& sums) {
+  Row rows[kColumns];
+  for (auto& row : rows) row.begin(p);
+  int64_t k = panel.begin, group = k / p.group;
+  const auto enter = [&] {
+    for (int c = 0; c < kColumns; ++c) rows[c].enter(w.scales[c] + group, p.groups - group);
+  };
+  for (; k + Row::kBlock <= panel.end; k += Row::kBlock, group += Row::kBlock / p.group) {
+    enter();
+    add_block<kRows>(rows, w.codes, Row::bytes(k), x + (k - panel.begin), panel.width, sums);
+  }
+  if (k == panel.end) return;
+  enter();
   add_rest<kRows>(rows, w, panel, x, sums);
 }
 

@@ -19,6 +19,8 @@ struct Portable : Vectors<4> {
     return wide;
   }
 
+  static Ints triples(const uint8_t* codes) { return triples_one_by_one<Ints>(codes); }
+
   static Table scaled(const float* table, float by) {
     Table result;
     for (int i = 0; i < 16; ++i) result.values[i] = table[i] * by;
