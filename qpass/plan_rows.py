@@ -127,18 +127,18 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     spec = dot_spec(action, site.eqn, plan.kernels)
     aval = site.eqn.invars[1 - action.weight].aval
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-    told = decoded(spec, x, weight)
     if spec.sharding is not None:
         refused = ((EVERY_KERNEL, "shardings are part of the types here"),)
-        return Ran("xla", refused, told=told)
+        return Ran("xla", refused, told=decoded(spec, x, weight))
     key = (spec, aval.shape, aval.dtype, jax.tree.structure(weight), weight.shape)
     if key not in chosen:
         product = product_of(spec, x, weight)
         picked = select(plan.kernels, plan.platform, product)
         padded = product.batch * product.n * product.k != weight.size
-        slow = picked.kernel.slow(product, padded)
-        chosen[key] = Ran(picked.kernel.name, picked.refused, slow)
-    return replace(chosen[key], told=told)
+        slow = picked.kernel.slow(picked.product, padded)
+        told = decoded(spec, x, weight, reads=picked.product.table is not None)
+        chosen[key] = Ran(picked.kernel.name, picked.refused, slow, told)
+    return chosen[key]
 
 
 def _storage(plan: Plan, decision: Decision) -> Storage:

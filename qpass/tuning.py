@@ -99,7 +99,8 @@ def _products(jaxpr: Any) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive is quantized_matmul_p:
             avals = tuple(v.aval for v in eqn.invars)
-            yield describe(avals, eqn.params["group"], eqn.params["out"])
+            # Kernels that look codes up are timed on decoded ones, as all others.
+            yield describe(avals, *(eqn.params[k] for k in ("group", "out", "stored"))).decoded
         for inner in params_jaxprs(eqn):
             yield from _products(inner)
 

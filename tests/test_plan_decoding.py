@@ -8,6 +8,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 import qpass
 from qpass.numerics import QTYPES, decoding, kernel_codes
+from qpass_kernels import KERNELS, REFERENCE
+from qpass_kernels.native import why_not
 
 SHIFTED = "uint8 codes are shifted to int8 before the product"
 ZEROS = "zero points of the {} are taken off in float32 beside the kernel"
@@ -32,8 +34,9 @@ def product(p, x):
     return x @ p["w"]
 
 
-def row_of(weight, act, params, x):
-    plan = qpass.transform(product, [qpass.Rule(weight=weight, act=act)]).plan(params, x)
+def row_of(weight, act, params, x, kernels=(REFERENCE,)):
+    rules = [qpass.Rule(weight=weight, act=act)]
+    plan = qpass.transform(product, rules, kernels=kernels).plan(params, x)
     (row,) = plan.rows
     return plan, row
 
@@ -45,6 +48,15 @@ def test_the_row_says_what_becomes_of_codes(scheme, notes):
     for note in notes:
         assert note in " ".join(str(plan.why(row.id)).split())
         assert note in plan.to_json()
+
+
+@pytest.mark.skipif(why_not() is not None, reason="no compiled library")
+@pytest.mark.parametrize("weight", ["nf4 g32", "mxfp4", "int3", "uint4"])
+def test_nothing_is_said_of_codes_that_the_kernel_reads_as_they_are_stored(weight):
+    _, row = row_of(weight, None, {"w": jnp.ones((64, 8))}, jnp.ones((2, 64)), KERNELS)
+    assert (row.kernel, row.notes) == ("cpu-native-float", ())
+    _, row = row_of(weight, "int8", {"w": jnp.ones((64, 8))}, jnp.ones((2, 64)), KERNELS)
+    assert row.notes
 
 
 @pytest.mark.parametrize("qtype", QTYPES, ids=str)

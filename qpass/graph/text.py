@@ -137,6 +137,7 @@ def _dims(params: Mapping, avals: Sequence[Any]) -> str:
 
 def _product(params: Mapping, avals: Sequence[Any]) -> str:
     lhs, rhs = (dtype_short(aval.dtype) for aval in avals[:2])
+    rhs = params["stored"] or rhs
     k = avals[0].shape[2]
     group = "" if params["group"] == k else f", groups of {params['group']}"
     layer = f", a layer of {avals[1].shape[0]}" if avals[1].ndim == 4 else ""

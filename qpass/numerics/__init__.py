@@ -22,7 +22,10 @@ from qpass.numerics.granularity import PerGroup as PerGroup
 from qpass.numerics.granularity import PerTensor as PerTensor
 from qpass.numerics.granularity import block_sizes as block_sizes
 from qpass.numerics.kernel_codes import decoding as decoding
+from qpass.numerics.kernel_codes import dtype_of as dtype_of
+from qpass.numerics.kernel_codes import from_stored as from_stored
 from qpass.numerics.kernel_codes import kernel_codes as kernel_codes
+from qpass.numerics.kernel_codes import table_of as table_of
 from qpass.numerics.packing import Packed as Packed
 from qpass.numerics.qtensor import QTensor as QTensor
 from qpass.numerics.qtypes import QTYPES as QTYPES

@@ -6,10 +6,13 @@ its scales and zero points have to be multiplied by and shifted for it:
 * integers of fewer bits are int8 (int4 stays); unsigned ones are shifted down by half their range;
 * fp4 e2m1 and fp6 e2m3 are multiples of 1/2 and 1/8, so they are int8 too: products add up exactly;
 * tables without a unit (nf4) and fp8 that kernels do not know are the float32 they stand for.
+
+Kernels that look codes of up to four bits up in a table take them as they are stored instead.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass.numerics.formulas import values_of
+from qpass.numerics.packing import Packed, unpack
 
 if TYPE_CHECKING:
     from qpass.numerics.qtypes import QType
@@ -44,6 +48,42 @@ def kernel_codes(codes: jax.Array, qtype: QType) -> KernelCodes:
     if unit is not None:
         return KernelCodes((values_of(codes, qtype) * (1 / unit)).astype(jnp.int8), unit)
     return KernelCodes(codes if qtype.dtype.name in _EIGHT_BITS else values_of(codes, qtype))
+
+
+def from_stored(codes: jax.Array, qtype: QType, k: int) -> KernelCodes:
+    """The same from the array that codes lie in, dense where the type is `packed`.
+
+    Args:
+        codes: `[..., k]`, or the bytes of `Packed`.
+        qtype: the type.
+        k: codes along the last axis.
+    """
+    if qtype.packed:
+        codes = unpack(Packed(codes, k, qtype.packed, qtype.dtype))
+    return kernel_codes(codes, qtype)
+
+
+@cache
+def table_of(qtype: QType) -> tuple[float, ...] | None:
+    """What the bit patterns of codes stand for, before zero points are taken off and shifted.
+
+    None for types that kernels take as they are, and those of more than four bits.
+    """
+    if qtype.bits > 4 or (qtype.dtype == jnp.int4):
+        return None
+    patterns = np.arange(2**qtype.bits)
+    if qtype.kind != "int":
+        return tuple(_values(qtype).tolist())
+    # Two's complement where there are negative numbers, counted from the middle where not.
+    signs = patterns ^ int(-qtype.qmin)
+    return tuple((signs - int(qtype.middle or -qtype.qmin)).astype(float).tolist())
+
+
+@cache
+def dtype_of(qtype: QType) -> str:
+    """The name of the dtype in which kernels take decoded codes."""
+    codes = jax.ShapeDtypeStruct((1,), qtype.dtype)
+    return jax.eval_shape(lambda x: kernel_codes(x, qtype).codes, codes).dtype.name
 
 
 def decoding(qtype: QType, packed: bool = False) -> str:

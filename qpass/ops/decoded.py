@@ -11,24 +11,26 @@ from qpass.numerics import QTensor, decoding
 from qpass.ops.dot_general import DotSpec, dequantized_because
 
 
-def decoded(spec: DotSpec, x: Any, w: QTensor) -> tuple[str, ...]:
+def decoded(spec: DotSpec, x: Any, w: QTensor, reads: bool = False) -> tuple[str, ...]:
     """Codes that no kernel multiplies as they are, zero points, and products that fall to floats.
 
     Args:
         spec: the product.
         x: the other operand, or its shape and dtype.
         w: the weight, or its shapes and dtypes.
+        reads: whether the kernel reads the weight's codes as they are stored.
     """
     if spec.sharding is not None:
         because = dequantized_because(spec, x, w, {"key": jax.random.key(0)})
         if because:
             return (f"dequantized before the product: {because}, and shardings are in the types",)
-    return (*dict.fromkeys(_codes(spec, w)), *_zero_points(spec, w))
+    return (*dict.fromkeys(_codes(spec, w, reads)), *_zero_points(spec, w))
 
 
-def _codes(spec: DotSpec, w: QTensor) -> Iterator[str]:
+def _codes(spec: DotSpec, w: QTensor, reads: bool) -> Iterator[str]:
     """Of each operand; two of one type are told of once."""
-    yield from filter(None, (decoding(w.qtype, packed=True),))
+    if not reads:
+        yield from filter(None, (decoding(w.qtype, packed=True),))
     if spec.act is not None:
         yield from filter(None, (decoding(spec.act.qtype),))
 

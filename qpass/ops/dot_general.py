@@ -20,7 +20,8 @@ from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
 from qpass.numerics.clipping import in_range
 from qpass.ops.axes_of_product import Dims, Layout, flatten, lay_out, restore
-from qpass.ops.layer import Layer, tensor, whole_stack
+from qpass.ops.in_place import right_operand
+from qpass.ops.layer import Layer, tensor
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.rows import is_by_rows, quantize_rows
 from qpass.ops.sharded import product_of_codes
@@ -84,15 +85,17 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     layout = lay_out(spec.dims, spec.weight, x.ndim, w)
     call = _kernel_call(spec, layout, x, w, fed)
     lhs, rhs, rhs_scale, *rest = call.operands
-    stack = whole_stack(given, layout, rhs, rhs_scale)
+    right = right_operand(given, layout, rhs, rhs_scale)
     out = quantized_matmul(
         lhs,
         rest[0] if rest else None,
-        *(stack or (rhs, rhs_scale)),
+        right.codes,
+        right.scale,
         group=call.group,
         out=call.out,
         kernels=spec.kernels,
-        index=given.index if stack else None,
+        index=right.index,
+        stored=right.stored,
     )
     return restore(call.finish(out), layout, spec.dims, spec.weight, x.shape, w.shape)
 
@@ -234,12 +237,15 @@ def _as_kernels_take(lhs: Operand) -> Operand:
 
 def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:
     """The kernels' description of this product, from shapes alone."""
-    calls: list[KernelCall] = []
+    known: list[tuple] = []
 
     def operands(x: Any, w: QTensor) -> tuple[jax.Array, ...]:
         layout = lay_out(spec.dims, spec.weight, x.ndim, w)
-        calls.append(_kernel_call(spec, layout, x, w, {"key": jax.random.key(0)}))
-        return calls[-1].operands
+        call = _kernel_call(spec, layout, x, w, {"key": jax.random.key(0)})
+        lhs, rhs, rhs_scale, *rest = call.operands
+        right = right_operand(w, layout, rhs, rhs_scale)
+        known.append((call.group, call.out, right.stored))
+        return lhs, right.codes, right.scale, *rest
 
     shapes = jax.eval_shape(operands, x, w)
-    return describe(shapes, calls[-1].group, calls[-1].out)
+    return describe(shapes, *known[-1])

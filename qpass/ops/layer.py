@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qpass.numerics import Packed, QTensor, decoding
-from qpass.ops.axes_of_product import Layout
+from qpass.numerics import Packed, QTensor, decoding, table_of
+from qpass.numerics.layout import stored
 from qpass.ops.matmul import layer_at
 from qpass.ops.sharded import explicit_sharding
 
@@ -81,36 +81,18 @@ def layers(value: Any) -> Callable[[jax.Array], Layer] | None:
         return _layers_of_layer(value)
     if not isinstance(value, QTensor) or value.latent is not None or not _is_plain(value):
         return None
-    n, is_sharded = value.shape[0], explicit_sharding(jax.typeof(value.codes)) is not None
+    n, codes = value.shape[0], jax.typeof(stored(value.codes))
+    is_sharded = explicit_sharding(codes) is not None
     if is_sharded or not isinstance(n, int) or n == 0:
         return None
     stack = value.stacked(1)
     return lambda index: Layer(index, stack)
 
 
-def whole_stack(w: Any, layout: Layout, rhs: Any, rhs_scale: Any) -> tuple[Any, Any] | None:
-    """Codes and scales of all layers as a kernel takes them, ``[S, B, N, K]`` and ``[S, B, N, G]``.
-
-    None where ``w`` is no layer, or where its codes and scales do not lie in its stack just as they
-    do in ``rhs`` and ``rhs_scale``, which were made for this product of the layer cut out.
-    """
-    if not isinstance(w, Layer):
-        return None
-    q, axes = w.stack, (*layout.w_batch, *layout.w_free, *layout.w_contract)
-    in_order = (0, *(axis + 1 for axis in axes)) == q.physical_order
-    as_many = (q.codes.size, q.scale.size) == tuple(q.shape[0] * x.size for x in (rhs, rhs_scale))
-    whole_bytes = rhs.dtype != jnp.int4 or rhs.shape[2] % 2 == 0
-    if not (in_order and as_many and whole_bytes):
-        return None
-    stacks = zip((q.codes, q.scale), (rhs, rhs_scale), strict=True)
-    codes, scale = (jnp.reshape(stack, (q.shape[0], *layer.shape)) for stack, layer in stacks)
-    return codes, scale
-
-
 def _is_plain(q: QTensor) -> bool:
-    """Whether kernels take codes and scales of q as they are."""
-    packed = isinstance(q.codes, Packed)
-    return not decoding(q.qtype, packed) and q.outer is None and q.scale.dtype == jnp.float32
+    """Whether there are kernels that take codes and scales of q as they are."""
+    codes = table_of(q.qtype) is not None or not decoding(q.qtype, isinstance(q.codes, Packed))
+    return codes and q.outer is None and q.scale.dtype == jnp.float32
 
 
 def _layers_of_layer(outer: Layer) -> Callable[[jax.Array], Layer] | None:

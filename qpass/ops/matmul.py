@@ -5,7 +5,9 @@ traced program can so be compiled or exported for CPU, CUDA and TPU, each with i
 no kernel is traced for a platform that nobody asked for.
 
 The right operand may be one layer of a stack: the primitive is handed the whole stack and an index,
-so that a kernel that can (``Kernel.run_stacked``) reads the layer where it lies.
+so that a kernel that can (``Kernel.run_stacked``) reads the layer where it lies. And its codes may
+be such as kernels do not know: those that read tables (``Kernel.reads``) get them as they are
+stored, and for all others they are decoded here.
 """
 
 from typing import Any
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass.graph._jax import Primitive, ShapedArray
+from qpass.numerics import QType, dtype_of, from_stored, table_of
 from qpass.ops.by_kernel import run_by_kernel
 from qpass_kernels import Kernel, Product, select
 
@@ -31,6 +34,7 @@ def quantized_matmul(
     out: Any,
     kernels: tuple[Kernel, ...],
     index: jax.Array | None = None,
+    stored: QType | None = None,
 ) -> jax.Array:
     """Product of quantized operands in the kernels' canonical form.
 
@@ -43,6 +47,8 @@ def quantized_matmul(
         out: dtype of the result.
         kernels: the table to pick from when lowering.
         index: int32 scalar, which layer of the stacks; None where there are none.
+        stored: the type of rhs, a type with a table, where codes are as they are stored: elements
+            of four bits, or bytes ``[..., ceil(bits * K / 8)]``. None: a dtype that kernels know.
 
     Returns:
         ``[B, M, N]`` in ``out``.
@@ -50,7 +56,7 @@ def quantized_matmul(
     rest = tuple(x for x in (lhs_scale, index) if x is not None)
     name = jnp.dtype(out).name
     return quantized_matmul_p.bind(
-        lhs, rhs, rhs_scale, *rest, group=group, out=name, kernels=kernels
+        lhs, rhs, rhs_scale, *rest, group=group, out=name, kernels=kernels, stored=stored
     )
 
 
@@ -71,13 +77,14 @@ def _is_stacked(rhs: Any) -> bool:
     return rhs.ndim == 4
 
 
-def describe(shapes: tuple[Any, ...], group: int, out: str) -> Product:
+def describe(shapes: tuple[Any, ...], group: int, out: str, stored: QType | None) -> Product:
     """The kernels' description of a product, from its operands (anything with shape and dtype).
 
     Args:
         shapes: lhs, rhs, rhs_scale, for quantized lhs lhs_scale, for stacks the index.
         group: elements of K per scale.
         out: dtype name of the result.
+        stored: the type of codes that kernels do not know.
     """
     lhs, rhs, rhs_scale, *rest = shapes
     batch, m, k = lhs.shape
@@ -88,11 +95,12 @@ def describe(shapes: tuple[Any, ...], group: int, out: str) -> Product:
         n=rhs.shape[-2],
         k=k,
         lhs=lhs.dtype.name,
-        rhs=rhs.dtype.name,
+        rhs=dtype_of(stored) if stored else rhs.dtype.name,
         out=out,
         group=group,
         lhs_scale=_layout(scales[0]) if scales else "none",
         rhs_scale=_layout(rhs_scale),
+        table=stored and table_of(stored),
     )
 
 
@@ -101,21 +109,26 @@ def _layout(scale: Any) -> Any:
     return "row" if one else "group"
 
 
-def _run(*operands, group, out, kernels, platform):
-    product = describe(operands, group, out)
-    kernel = select(kernels, platform, product).kernel
-    if kernel.run_stacked is not None and _is_stacked(operands[1]):
+def _run(*operands, group, out, kernels, stored, platform):
+    picked = select(kernels, platform, describe(operands, group, out, stored))
+    kernel, product = picked.kernel, picked.product
+    stored = None if product.table is not None else stored
+    if kernel.run_stacked is not None and _is_stacked(operands[1]) and stored is None:
         lhs, stack, scales, *rest, index = operands
         return kernel.run_stacked(product, lhs, rest[0] if rest else None, stack, scales, index)
     lhs, rhs, rhs_scale, *rest = one_layer(*operands)
+    if stored is not None:
+        rhs, unit, _ = from_stored(rhs, stored, product.k)
+        rhs_scale = rhs_scale if unit == 1 else rhs_scale * unit
     return kernel.run(product, lhs, rest[0] if rest else None, rhs, rhs_scale)
 
 
-def _abstract(*avals: ShapedArray, group: int, out: str, kernels: tuple) -> Any:
+def _abstract(*avals: ShapedArray, stored: QType | None, out: str, **_: Any) -> Any:
     """Shape from the operands; sharding and varying axes as the plain product would have them."""
 
     def plain(*operands):
         lhs, rhs, *_ = one_layer(*operands)
+        rhs = from_stored(rhs, stored, lhs.shape[2]).codes if stored else rhs
         low, high = jnp.bfloat16, jnp.dtype(out)
         contract = (((2,), (2,)), ((0,), (0,)))
         return jax.lax.dot_general(
@@ -193,5 +206,9 @@ def _out_of_axis(out: Any, axis: int, size: int) -> tuple[Any, int]:
 
 
 run_by_kernel(
-    quantized_matmul_p, ("group", "out", "kernels"), run=_run, abstract=_abstract, batch=_batch
+    quantized_matmul_p,
+    ("group", "out", "kernels", "stored"),
+    run=_run,
+    abstract=_abstract,
+    batch=_batch,
 )
