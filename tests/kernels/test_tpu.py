@@ -40,6 +40,7 @@ CASES = [
     (9, 130, 300, E4M3, E5M2, None, False, AFTER),
     (9, 130, 300, "int8", "int8", 128, True, AFTER),  # a short last group
     (9, 130, 300, E4M3, E4M3, 256, True, AFTER),  # a group in two blocks
+    (70, 5, 300, "int8", "int8", 128, True, Config(70, 5, 256)),  # a loop over parts of a block
     (9, 130, 300, BF16, "int8", None, False, AFTER),
     (9, 130, 300, "float32", E4M3, None, False, AFTER),
     (9, 130, 300, BF16, "int4", 128, False, AFTER),

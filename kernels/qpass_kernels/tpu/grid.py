@@ -12,8 +12,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from qpass_kernels.kernel import Product, result_type
-from qpass_kernels.tpu.blocks import Config, vmem
+from qpass_kernels.tpu.blocks import LANES, Config, vmem
 from qpass_kernels.tpu.chip import here
+
+UNROLLED = 64  # rows up to which parts of K are so small that one has to start while others run
 
 
 @dataclass(frozen=True)
@@ -201,17 +203,31 @@ def _add(
     """Add the product of a block, whose first `held` elements of K there are."""
     config, group = blocks.config, blocks.product.group
     after = blocks.product.rhs_scale == "group" and not config.before
-    for start in range(0, held, blocks.part):
-        x_part, w_part = (_kept(y[:, pl.ds(start, blocks.part)], held - start) for y in (x, w))
+
+    def add_part(start: Any, held: int) -> None:
+        x_part, w_part = (_kept(y[:, pl.ds(start, blocks.part)], held) for y in (x, w))
         scale = w_groups[step] if config.before else None
         total = blocks.arithmetic.dot(x_part, w_part, scale).astype(acc.dtype)
         if x_groups is not None:
-            index = lax.div(step * config.k + start, group)
-            total = total * _column(x_groups[...], index)
+            total = total * _column(x_groups[...], lax.div(step * config.k + start, group))
         if after:
-            block, row = lax.div(step * config.k, blocks.groups * group), start // group
-            total = total * w_groups[block, row : row + 1]
+            block, row = lax.div(step * config.k, blocks.groups * group), lax.div(start, group)
+            total = total * w_groups[block, pl.ds(row, 1)]
         acc[...] += total
+
+    whole, rest = divmod(held, blocks.part)
+    for_each(whole, blocks.part, lambda start: add_part(start, blocks.part), config.m <= UNROLLED)
+    if rest:
+        add_part(whole * blocks.part, rest)
+
+
+def for_each(count: int, size: int, do: Callable[[Any], None], unroll: bool) -> None:
+    """Call with the start of every part."""
+    if unroll or count == 1:
+        for part in range(count):
+            do(part * size)
+    else:
+        lax.fori_loop(0, count, lambda part, _: do(pl.multiple_of(part * size, LANES)), None)
 
 
 def _kept(x: Any, held: int) -> Any:
