@@ -68,9 +68,8 @@ class Contender:
     entry: Entry
     call: Callable[[int], Sequence[float]]
 
-    def turn(self) -> Callable[[], float]:
-        """What takes a turn, after a call that warms up and says how many make one."""
-        first = self.call(1)[0]
+    def turn(self, first: float) -> Callable[[], float]:
+        """What takes a turn, of as many calls as its first one's seconds say."""
         calls = max(1, min(MOST_CALLS, round(TURN / max(first, 1e-9))))
         return lambda: statistics.median(self.call(calls))
 

@@ -29,6 +29,7 @@ What was drawn (4), copies while it is turned and quantized (8), float32 and bfl
 (12), and every scheme with and without compiled kernels (12).
 """
 
+PATIENCE = 2
 ALWAYS = frozenset(variant.name for variant in BASE)
 
 Guest = Callable[[Case, Any, Callable[[str], bool]], Iterator["Contender | Missing"]]
@@ -50,7 +51,8 @@ class Settings:
     Attributes:
         rounds: turns that every contender takes in all.
         sittings: how often all cases are gone through, each set up anew; rounds are shared out.
-        longest: float calls that take more seconds are not waited for.
+        longest: float calls that take more seconds are not waited for, nor calls of others that
+            take `PATIENCE` times as many.
         again: turns that everybody in a case takes anew where a scheme came out slow and its plan
             had said nothing, before that counts; 0: it counts at once.
         only: who takes part beside float32, as a regular expression that occurs in the name.
@@ -127,14 +129,31 @@ def _sitting(case: Case, settings: Settings, guests: Sequence[Guest], roof: Roof
     except Exception as error:
         return Result(case, skipped=one_line(error))
     entered = tuple(line_up(case, drawn, guests, settings.takes))
-    running = {c.entry.name: c for c in entered if isinstance(c, Contender)}
-    missing = tuple(c for c in entered if isinstance(c, Missing))
-    entries = {name: c.entry for name, c in running.items()}
-    turns = {name: c.turn() for name, c in running.items()}
-    result = Result(case, entries, take_turns(turns, settings.share), missing)
+    return _timed(case, entered, settings)
+
+
+def _timed(case: Case, entered: Sequence[Contender | Missing], settings: Settings) -> Result:
+    missing = [c for c in entered if isinstance(c, Missing)]
+    running, turns = {}, {}
+    for c in (c for c in entered if isinstance(c, Contender)):
+        first = c.call(1)[0]  # which warms up
+        slow = too_slow(c.entry, first, settings)
+        if slow:
+            missing.append(slow)
+        else:
+            running[c.entry.name], turns[c.entry.name] = c.entry, c.turn(first)
+    result = Result(case, running, take_turns(turns, settings.share), tuple(missing))
     if settings.again and surprising(result):
         return replace(result, seconds=take_turns(turns, settings.again))
     return result
+
+
+def too_slow(who: Entry, seconds: float, settings: Settings) -> Missing | None:
+    """Why nobody waits for a contender; float ones are waited for."""
+    most = PATIENCE * settings.longest
+    if who.kind == "float" or seconds <= most:
+        return None
+    return Missing(who.name, f"takes {seconds:.1f} s a call, more than {PATIENCE} times --longest")
 
 
 def surprising(result: Result, slow: float = SLOW) -> bool:

@@ -70,10 +70,9 @@ def test_a_turn_is_the_middle_of_several_calls():
         asked.append(calls)
         return [next(seconds) for _ in range(calls)]
 
-    turn = Contender(entry("a"), call).turn()
-    with pytest.raises(StopIteration):
-        turn(), turn()
-    assert asked == [1, 2, 2]
+    turn = Contender(entry("a"), call).turn(next(seconds))
+    assert turn() == 3.0
+    assert asked == [2]
 
 
 def test_what_a_machine_cannot_hold_or_nobody_waits_for_is_skipped():
@@ -127,6 +126,18 @@ def test_only_those_asked_for_take_part_beside_float32():
     assert asked == ["llama Q8_0"]
 
 
+def test_nobody_waits_for_a_contender_that_is_far_too_slow():
+    def guest(case, drawn, takes):
+        yield Contender(entry("slow", "Peer"), lambda calls: [2.1] * calls)
+        yield Contender(entry("fast", "Peer"), lambda calls: [1.9] * calls)
+
+    settings = Settings(rounds=1, sittings=1, longest=1.0, only="slow|fast")
+    report = runner.run([CASE], settings, [guest], probes=sampler((2**16,), 16))
+    assert [row["variant"] for row in report["rows"] if row["kind"] == "Peer"] == ["fast"]
+    (missing,) = report["missing"]
+    assert missing["why"] == "takes 2.1 s a call, more than 2 times --longest"
+
+
 @pytest.mark.parametrize(
     ("planned", "rounds"), [((), [2] * 3 + [5] * 3), (("slow here",), [2] * 3)]
 )
@@ -149,7 +160,7 @@ def test_what_no_plan_said_is_measured_again_before_it_counts(monkeypatch, plann
 
     monkeypatch.setattr(runner, "line_up", line_up)
     monkeypatch.setattr(runner, "take_turns", take_turns)
-    settings = Settings(rounds=2, sittings=1, again=5)
+    settings = Settings(rounds=2, sittings=1, longest=9.0, again=5)
     report = runner.run([CASE], settings, probes=sampler((2**16,), 16))
     (own,) = (row for row in report["rows"] if row["kind"] == "qpass")
     assert turns == rounds
@@ -179,7 +190,7 @@ def test_a_peer_takes_products_in_its_own_process():
         assert invited.about["echo"].startswith("1, ")
         (entered,) = peer(CASE, None, everybody)
         assert (entered.entry.name, entered.entry.bytes) == ("echo int8", 16)
-        assert entered.turn()() == pytest.approx(0.016)
+        assert entered.turn(0.016)() == pytest.approx(0.016)
         (missing,) = peer(Product("a", "b", 1, 101, 1), None, everybody)
         assert "too large" in missing.why
         (missing,) = peer(Transformer(LLAMA_70B, "decode", 1), None, everybody)
