@@ -34,6 +34,7 @@ def interpreted(p, config, args):
         (product(13, 72, 288, "int8", "int8", batch=2), FEW),
         (product(5, 136, 416, "int8", "int8", out="bfloat16"), replace(FEW, split=2)),
         (product(137, 88, 160, "int8", "int8"), MANY),
+        (product(137, 72, 288, "int8", "int8"), replace(MANY, m=64, pairs=True, blocks=2)),
         (product(9, 72, 160, E4, E5), None),
         (product(70, 24, 320, "int8", "int8", group=64), replace(MANY, k=64)),
         (product(21, 264, 288, E4, E4, group=128, lhs_group=True), Config(64, 256, steps=2)),

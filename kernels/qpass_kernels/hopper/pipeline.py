@@ -41,8 +41,10 @@ def matrix(work: Work, interpret: Any) -> Callable[..., Any]:
     return plgpu.kernel(
         kernel,
         out_type=jax.ShapeDtypeStruct(shape, work.result),
-        grid=(min(work.config.blocks, work.count),),
+        grid=(min(work.config.blocks // work.together, work.count),),
         grid_names=("block",),
+        cluster=(work.together,),
+        cluster_names=("pair",),
         num_threads=work.warpgroups + 1,
         thread_name="warpgroup",
         interpret=interpret,
@@ -79,7 +81,7 @@ def _place(work: Work, index: Any) -> tuple[Any, Any, Any]:
     """Find a tile: (part of K, tile of M, tile of N), in an order that comes back to L2."""
     tiles = jnp.int32(work.grid[0] * work.grid[1])
     m, n = plgpu.planar_snake(jax.lax.rem(index, tiles), work.grid, 0, work.config.band)
-    return jax.lax.div(index, tiles), m, n
+    return jax.lax.div(index, tiles), m * work.together + jax.lax.axis_index("pair"), n
 
 
 def _pipeline(work: Work, at: dict, part: Any, step: Callable, compute: Callable) -> Any:
@@ -93,6 +95,7 @@ def _pipeline(work: Work, at: dict, part: Any, step: Callable, compute: Callable
             lambda k: (at[side], part * work.k_steps + k),
             transforms=swizzled(row_bytes(product.k, config.k) or config.k, 1),
             delay_release=ahead,
+            collective_axes=("pair",) if side == "rhs" and config.pairs else (),
         )
 
     def scales(side: str) -> Any:
@@ -120,7 +123,7 @@ def _copy_registers(work: Work) -> int:
 
     Few suffice for two operands. With these numbers nothing is spilled, and the shares add up.
     """
-    if work.warpgroups == 1:
+    if work.warpgroups == 1 or work.config.pairs:
         return 72
     return 56 if len(work.with_scale("group")) == 2 else 40
 

@@ -62,7 +62,15 @@ def _for_many(product: Product, k: int) -> list[Config]:
     best = next((c for c in order if _count(product, c) >= BLOCKS), small)
     split = _split(product, k, product.n, best.n, -(-product.m // best.m))
     bands = [replace(order[0], band=band) for band in (4, 16)]
-    return [replace(best, split=split), *order, *bands]
+    return [replace(best, split=split), *order, *bands, *_pairs(product, large, square)]
+
+
+def _pairs(product: Product, large: Config, square: Config) -> list[Config]:
+    """Tiles that two blocks may take together: to multicast takes registers too."""
+    if product.grouped or product.m <= square.m:
+        return []
+    found = [large, square] if product.integer else [square]
+    return [replace(config, pairs=True) for config in found]
 
 
 def _has_room(product: Product, k: int) -> bool:

@@ -25,6 +25,7 @@ class Config:
         turned: the weight is the left side of the tensor core's product.
         split: parts of K that different blocks multiply; their sums are added up at the end.
         band: tiles of M that are walked over before the next tile of N, so that both stay in L2.
+        pairs: blocks go in pairs along M, and a tile of the weight is copied once for both.
         blocks: blocks that run at the same time: one for each of the device's multiprocessors.
     """
 
@@ -36,6 +37,7 @@ class Config:
     turned: bool = False
     split: int = 1
     band: int = 8
+    pairs: bool = False
     blocks: int = 132
 
 
@@ -92,13 +94,19 @@ class Work:
         return -(-self.product.m // 8) * 8
 
     @property
+    def together(self) -> int:
+        """Tiles along M that blocks take together."""
+        return 2 if self.config.pairs else 1
+
+    @property
     def grid(self) -> tuple[int, int]:
-        """Tiles along M and N."""
-        return pl.cdiv(self.product.m, self.config.m), pl.cdiv(self.product.n, self.config.n)
+        """Tiles along M (those together as one) and N."""
+        m, n = self.config.m * self.together, self.config.n
+        return pl.cdiv(self.product.m, m), pl.cdiv(self.product.n, n)
 
     @property
     def count(self) -> int:
-        """Tiles in all."""
+        """Tiles in all, those together as one."""
         return self.config.split * self.grid[0] * self.grid[1]
 
     @property
