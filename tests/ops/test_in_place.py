@@ -122,7 +122,7 @@ def test_experts():
 
 DECODED = {
     "quantized activations": ("fp4_e2m1 g16", "int8", (K, N), "k,kn->n"),
-    "groups that do not divide K": ("int3 g32", None, (K, N), "k,kn->n"),
+    "groups that end within a row of K": ("int3 g32", None, (2, 40, N), "ak,akn->n"),
     "rows that end within a byte": ("int2", None, (4, 5, N), "ak,akn->n"),
 }
 
