@@ -47,8 +47,12 @@ def test_other_platforms_are_not_judged(platform):
     assert [row.slow for row in plan(NARROW, platform=platform).rows] == [""]
 
 
-@pytest.mark.parametrize(("k", "padded"), [(64, False), (65, True)])
-def test_the_kernel_learns_whether_the_weight_is_padded_at_every_call(k, padded):
+@pytest.mark.parametrize(
+    ("shape", "padded"),
+    [((64,), False), ((65,), False), ((2, 64), False), ((1, 65), False), ((2, 65), True)],
+)
+def test_the_kernel_learns_whether_the_weight_is_padded_at_every_call(shape, padded):
+    """It is where a short group would not end the contracted axes."""
     asked: list[bool] = []
 
     def slow(product, padded):
@@ -56,8 +60,12 @@ def test_the_kernel_learns_whether_the_weight_is_padded_at_every_call(k, padded)
         return "slow"
 
     mine = dataclasses.replace(CPU, slow=slow)
-    arguments = {"w": jnp.ones((k, 8))}, jnp.ones((2, k))
-    (row,) = plan(arguments, (mine,), [qpass.Rule(weight="int8 g32")]).rows
+
+    def product(p, x):
+        return jnp.tensordot(x, p["w"], len(shape))
+
+    q = qpass.transform(product, qpass.Rule(weight="int8 g32"), kernels=(mine,))
+    (row,) = q.plan({"w": jnp.ones((*shape, 8))}, jnp.ones((2, *shape))).rows
     assert (row.slow, asked) == ("slow", [padded])
 
 

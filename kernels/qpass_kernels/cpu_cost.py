@@ -71,13 +71,14 @@ XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.63, 0.018)
 def native_integer(product: Product, padded: bool) -> str:
     """What to say of a compiled product of integer codes."""
     costs = NATIVE_CODES_GROUPED if product.grouped else NATIVE_CODES
-    return warning(costs, product, padded or _is_odd(product))
+    return warning(costs, product, padded or _is_odd(product, product.k, product.group))
 
 
 def native_floating(product: Product, padded: bool) -> str:
     """What to say of a compiled weight-only product."""
     plain = "int" in product.rhs and not product.grouped
-    return warning(NATIVE_INTS if plain else NATIVE_OTHERS, product, padded or _is_odd(product))
+    costs = NATIVE_INTS if plain else NATIVE_OTHERS
+    return warning(costs, product, padded or _is_odd(product, product.k))
 
 
 def by_xla(product: Product, padded: bool) -> str:
@@ -86,12 +87,15 @@ def by_xla(product: Product, padded: bool) -> str:
     costs = XLA_CODES if exact else XLA_FLOATS
     if cpu_groups.fits(product):
         costs = XLA_CODES_GROUPED
-    return warning(costs, product, padded or _is_odd(product))
+    short = product.grouped and not product.symbolic and product.k % product.group
+    odd = _is_odd(product, product.k, product.group)
+    return warning(costs, product, bool(padded or short or odd))
 
 
-def _is_odd(product: Product) -> bool:
-    """Whether rows of int4 end within a byte."""
-    return product.rhs == "int4" and not product.symbolic and product.k % 2 == 1
+def _is_odd(product: Product, *sizes: int) -> bool:
+    """Whether rows of int4 of one of those sizes end within a byte."""
+    odd = product.rhs == "int4" and not product.symbolic
+    return odd and any(size % 2 for size in sizes)
 
 
 def warning(costs: Costs, product: Product, copied: bool) -> str:

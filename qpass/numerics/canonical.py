@@ -44,8 +44,8 @@ def canonical(
 ) -> Operand:
     """A tensor as an operand: each list of logical axes is flattened to one, in the order given.
 
-    Nothing moves when codes lie in that order already. The contracted axis that is cut in groups is
-    padded with zero codes up to whole groups (see `padded`). Scales are repeated along axes that
+    Nothing moves when codes lie in that order already. Where groups would straddle, the contracted
+    axis that is cut is padded with zero codes (see `padded`). Scales are repeated along axes that
     share one.
 
     Args:
@@ -71,7 +71,7 @@ def canonical(
     zero = None if q.zero is None else flat_scale(q.zero).astype(jnp.float32) - shift
     sizes = (*pick(q.shape, batch), *pick(q.shape, free), *padded(q, contract, cuts))
     codes = _flatten(_pad(lax.transpose(codes, perm), sizes), len(batch), len(free))
-    group = max(codes.shape[2] // max(scale.shape[2], 1), 1)
+    group = _group(q, contract, cuts) if scale.shape[2] > 1 else max(codes.shape[2], 1)
     sums = _column_sums(q, batch, free, contract)
     return Operand(codes, scale if unit == 1 else scale * unit, zero, group, sums)
 
@@ -79,15 +79,17 @@ def canonical(
 def padded(
     q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
-    """Sizes of the contracted axes in `canonical`: whole groups along the axis that is cut.
+    """Sizes of the contracted axes in `canonical`: no group straddles two scales.
 
-    The other operand has to be padded with zeros alike; then every group of K lies in one scale.
+    Along the axis that is cut there are whole groups, unless it is the first that is not of size 1:
+    then its last group ends K, and may be short. The other operand has to be padded with zeros
+    alike.
     """
     contract = tuple(a % q.ndim for a in contract)
     cuts = cuts_of(q, contract) if cuts is None else cuts
     sizes = list(pick(q.shape, contract))
     last = _last(cuts)
-    if last >= 0:
+    if last >= 0 and math.prod(sizes[:last]) != 1:
         sizes[last] = -(-sizes[last] // cuts[last]) * cuts[last]
     return tuple(sizes)
 
@@ -123,6 +125,12 @@ def _wanted(q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...]) -> dic
     if last < 0 or not any(cuts_of(q, contract)):
         return {}
     return dict.fromkeys(contract[:last], 1) | {contract[last]: cuts[last]}
+
+
+def _group(q: QTensor, contract: tuple[int, ...], cuts: tuple[int, ...]) -> int:
+    """How many neighbours share a scale along the flattened axis."""
+    last = _last(cuts)
+    return cuts[last] * math.prod(pick(q.shape, contract[last + 1 :]))
 
 
 def _column_sums(

@@ -231,8 +231,10 @@ def _as_kernels_take(lhs: Operand) -> Operand:
     """Kernels take no floats with scales on the left: those of tables are multiplied here."""
     if lhs.codes.dtype != jnp.float32:
         return lhs
-    groups = jnp.reshape(lhs.codes, (*lhs.scale.shape, -1))
-    return _floats(jnp.reshape(groups * lhs.scale[..., None], lhs.codes.shape))
+    scale = lhs.scale
+    if scale.shape[2] > 1:
+        scale = jnp.repeat(scale, lhs.group, 2)[..., : lhs.codes.shape[2]]
+    return _floats(lhs.codes * scale)
 
 
 def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:

@@ -60,12 +60,17 @@ def kernel_call(a: Operand, w: Operand, sizes: Sizes, out: str) -> KernelCall:
         sizes: of the contracted axes.
         out: dtype name of the product.
     """
-    group = min(a.group, w.group) if isinstance(a.group, int) else w.group
+    group = _group(a, w)
     if a.zero is None and w.zero is None:
         return KernelCall(_arrays(a, w), group, out, lambda total: total)
     lhs, finish = _way(a, w)
     finish = partial(finish, a=a, w=w, sizes=sizes, out=out)
     return KernelCall(_arrays(lhs, w), group, "float32", finish)
+
+
+def _group(a: Operand, w: Operand) -> Any:
+    """Elements of K that share scales; both operands are cut alike, where they are cut."""
+    return min(a.group, w.group) if isinstance(a.group, int) else w.group
 
 
 def _way(a: Operand, w: Operand) -> tuple[Operand, Callable[..., jax.Array]]:
@@ -115,7 +120,7 @@ def _by_rows(
 def _by_groups(total: jax.Array, a: Operand, w: Operand, sizes: Sizes, out: str) -> jax.Array:
     """Zero points by group of ``a``, or none."""
     if a.zero is not None:
-        sums = w.scale * _sums(w.codes, a.zero.shape[2])
+        sums = w.scale * _sums(w.codes, a.zero.shape[2], a.group)
         total = sealed(total - _outer(a.zero * a.scale, sums))
     return sealed(_without_zeros(total, a, w, sizes).astype(out))
 
@@ -125,29 +130,35 @@ def _without_zeros(total: jax.Array, a: Operand, w: Operand, sizes: Sizes) -> ja
     if w.zero is None:
         return total
     groups = w.zero.shape[2] if a.scale is None else max(w.zero.shape[2], a.scale.shape[2])
-    sums = _sums(a.codes, groups)
+    group = _group(a, w)
+    sums = _sums(a.codes, groups, group)
     if a.zero is not None:
-        sums = sums - a.zero * _lengths(sizes, groups)
+        sums = sums - a.zero * _lengths(sizes, groups, group)
     if a.scale is not None:
         sums = sums * a.scale
     return sealed(total - _outer(sums, w.zero * w.scale))
 
 
-def _sums(x: jax.Array, groups: int) -> jax.Array:
+def _sums(x: jax.Array, groups: int, group: Any) -> jax.Array:
     """Sums of ``[B, R, K]`` over each group: float32 ``[B, R, G]``, exact for integers."""
     integer = jnp.issubdtype(x.dtype, jnp.integer)
     wide = sealed(x).astype(jnp.int32 if integer else jnp.float32)
-    parts = jnp.reshape(wide, (*x.shape[:2], groups, x.shape[2] // groups))
+    if groups == 1:
+        parts = jnp.expand_dims(wide, 2)
+    else:
+        whole = jnp.pad(wide, ((0, 0), (0, 0), (0, groups * group - x.shape[2])))
+        parts = jnp.reshape(whole, (*x.shape[:2], groups, group))
     return sealed(jnp.sum(parts, axis=3).astype(jnp.float32))
 
 
-def _lengths(sizes: Sizes, groups: int) -> Any:
+def _lengths(sizes: Sizes, groups: int, group: Any) -> Any:
     """How many elements of each group are not padding: ``[G]``."""
     if groups == 1:
         return jnp.asarray(math.prod(sizes.real), jnp.float32)
     tail = [(0, p - n) for n, p in zip(sizes.real, sizes.padded, strict=True)]
-    real = np.pad(np.ones(sizes.real, np.float32), tail)
-    return real.reshape(groups, -1).sum(axis=1)
+    real = np.pad(np.ones(sizes.real, np.float32), tail).ravel()
+    starts = range(0, real.size, group)
+    return np.add.reduceat(real, starts)
 
 
 def _outer(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -18,13 +18,14 @@ def assert_canonical(q, batch, free, contract):
     sizes = [math.prod(q.shape[a] for a in axes) for axes in (batch, free)]
     assert codes.shape == (*sizes, math.prod(padded))
     assert scale.shape[:2] == codes.shape[:2]
-    assert scale.shape[2] * group == codes.shape[2]
+    k = codes.shape[2]
+    assert scale.shape[2] == max(-(-k // group), 1)
     assert codes.dtype.name in (*CODES, "float32")
     assert (zero is None) == (q.zero is None)
     exact = oracle.widen(codes).astype(np.float64)
     if zero is not None:
-        exact -= np.repeat(np.asarray(zero), group, 2)
-    got = exact * np.repeat(np.asarray(scale, float), group, 2)
+        exact -= np.repeat(np.asarray(zero), group, 2)[:, :, :k]
+    got = exact * np.repeat(np.asarray(scale, float), group, 2)[:, :, :k]
     wanted = oracle.values(q).transpose(*batch, *free, *contract)
     tail = [(0, p - q.shape[a]) for a, p in zip(contract, padded, strict=True)]
     tails = [(0, 0)] * len((*batch, *free)) + tail
@@ -54,15 +55,19 @@ def test_typical_weights(spec):
 def test_shapes_that_a_kernel_gets():
     q = tensor((10, 6), ("int4 g4", jnp.float32), (0,))
     codes, scale, _, group, _ = q.canonical((), (1,), (0,))
-    assert (codes.shape, scale.shape, group) == ((1, 6, 12), (1, 6, 3), 4)
-    assert not oracle.widen(codes)[:, :, 10:].any()
-    assert q.padded((0,)) == (12,)
+    assert (codes.shape, scale.shape, group) == ((1, 6, 10), (1, 6, 3), 4)
+    assert q.padded((0,)) == (10,)
     q = tensor((10, 6), ("int8", jnp.float32), (0,))
     codes, scale, _, group, _ = q.canonical((), (1,), (0,))
     assert (codes.shape, scale.shape, group) == ((1, 6, 10), (1, 6, 1), 10)
-    q = tensor((4, 8, 6), ("int4 g4", jnp.float32), (0, 1))
-    codes, scale, _, group, _ = q.canonical((), (2,), (0, 1))
-    assert (codes.shape, scale.shape, group) == ((1, 6, 32), (1, 6, 8), 4)
+    for n, padded in ((8, 8), (10, 12)):  # only groups that would straddle are filled up
+        q = tensor((4, n, 6), ("int4 g4", jnp.float32), (0, 1))
+        codes, scale, _, group, _ = q.canonical((), (2,), (0, 1))
+        assert (codes.shape, scale.shape, group) == ((1, 6, 4 * padded), (1, 6, padded), 4)
+        assert q.padded((0, 1)) == (4, padded)
+        assert not oracle.widen(codes).reshape(6, 4, padded)[:, :, n:].any()
+        codes, scale, _, group, _ = q.canonical((), (2,), (1, 0))
+        assert (codes.shape, scale.shape, group) == ((1, 6, 4 * n), (1, 6, 4 * n), 1)
 
 
 @pytest.mark.parametrize("spec", ["int8", "int4 g4"])
@@ -72,6 +77,11 @@ def test_packed_codes_do_not_move(spec, contract):
     free = tuple(a for a in (1, 2) if a not in contract)
     assert moves(lambda q: q.canonical((0,), free, contract)[0], q) in ([], ["reshape"])
     assert q.operand_order((0, 1, 2)) == (0, *free, *contract)
+
+
+def test_a_short_last_group_moves_no_codes():
+    q = tensor((10, 6), ("int4 g4", jnp.float32), (0,), pack=True)
+    assert moves(lambda q: q.canonical((), (1,), (0,))[0], q) == ["reshape"]
 
 
 def test_asking_in_operand_order_moves_no_codes():
@@ -104,8 +114,9 @@ def test_a_product_with_it_is_the_product():
     q = tensor((10, 6), ("int4 g4", jnp.float32), (0,))
     x = np.random.default_rng(0).integers(-9, 9, (5, 10)).astype(np.float64)
     codes, scale, _, group, _ = q.canonical((), (1,), (0,))
-    padded = np.pad(x, ((0, 0), (0, codes.shape[2] - 10)))
+    padded = np.pad(x, ((0, 0), (0, 2)))
     grouped = padded.reshape(5, -1, group)
-    products = np.einsum("mgk,ngk->mng", grouped, oracle.widen(codes)[0].reshape(6, -1, group))
+    whole = np.pad(oracle.widen(codes)[0], ((0, 0), (0, 2)))
+    products = np.einsum("mgk,ngk->mng", grouped, whole.reshape(6, -1, group))
     got = (products * np.asarray(scale, float)[0]).sum(-1)
     np.testing.assert_allclose(got, x @ oracle.values(q), rtol=1e-12)
