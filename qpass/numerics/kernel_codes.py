@@ -67,13 +67,16 @@ def from_stored(codes: jax.Array, qtype: QType, k: int) -> KernelCodes:
 def table_of(qtype: QType) -> tuple[float, ...] | None:
     """What the bit patterns of codes stand for, before zero points are taken off and shifted.
 
-    None for types that kernels take as they are, and those of more than four bits.
+    None for types that kernels take as they are, those of more than four bits, and of four bits
+    that are packed into bytes by `Packed` and not by their dtype. Patterns that no code has stand
+    for what the last code does.
     """
-    if qtype.bits > 4 or (qtype.dtype == jnp.int4):
+    if qtype.bits > 4 or qtype.packed == 4 or qtype.dtype == jnp.int4:
         return None
     patterns = np.arange(2**qtype.bits)
     if qtype.kind != "int":
-        return tuple(_values(qtype).tolist())
+        values = _values(qtype)
+        return tuple(np.pad(values, (0, len(patterns) - len(values)), "edge").tolist())
     # Two's complement where there are negative numbers, counted from the middle where not.
     signs = patterns ^ int(-qtype.qmin)
     return tuple((signs - int(qtype.middle or -qtype.qmin)).astype(float).tolist())

@@ -157,6 +157,19 @@ def test_tables_hold_what_codes_stand_for(qtype):
     np.testing.assert_array_equal(np.asarray(got.codes, np.float32) * got.unit, table)
 
 
+def test_a_table_of_fewer_numbers_than_patterns():
+    powers = (*(-(2.0**-i) for i in range(6)), 0.0, *(2.0**-i for i in range(5, -1, -1)))
+    qtype = replace(qpass.nf4, name="powers", table=powers)
+    table = table_of(qtype)
+    assert table is not None
+    assert (table[:13], table[13:]) == (powers, (1.0,) * 3)
+    mine, plain = both(qtype)
+    stored = mine.quantize(W, X)
+    np.testing.assert_array_equal(mine(stored, X), plain(stored, X))
+    assert CALLS[-1][0].table == table
+    assert table_of(replace(qtype, dtype=jnp.dtype(jnp.uint8), packed=4)) is None
+
+
 def test_tables_of_other_lengths_are_refused():
     plain = Product(1, 2, 3, 4, "float32", "int8", "float32", 4, "none", "row")
     assert replace(plain, table=(0.0, 1.0)).code_bits == 1
