@@ -13,6 +13,7 @@ from qpass.graph.dataflow import Found, Key
 from qpass.graph.higher_order import equation_at
 from qpass.graph.provenance import Origin
 from qpass.graph.trail import Trails
+from qpass.numerics import decoding
 from qpass.ops.decoded import decoded
 from qpass.ops.dot_general import product_of
 from qpass.ops.operations import dot_spec, on_the_fly
@@ -135,8 +136,10 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
         product = product_of(spec, x, weight)
         picked = select(plan.kernels, plan.platform, product)
         padded = product.batch * product.n * product.k != weight.size
-        slow = picked.kernel.slow(picked.product, padded)
-        told = decoded(spec, x, weight, reads=picked.product.table is not None)
+        reads = picked.product.table is not None
+        from_type = "" if reads or not decoding(weight.qtype, packed=True) else weight.qtype.name
+        slow = picked.kernel.slow(picked.product, padded, from_type)
+        told = decoded(spec, x, weight, reads)
         chosen[key] = Ran(picked.kernel.name, picked.refused, slow, told)
     return chosen[key]
 

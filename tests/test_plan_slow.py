@@ -47,16 +47,25 @@ def test_other_platforms_are_not_judged(platform):
     assert [row.slow for row in plan(NARROW, platform=platform).rows] == [""]
 
 
-@pytest.mark.parametrize(
-    ("shape", "padded"),
-    [((64,), False), ((65,), False), ((2, 64), False), ((1, 65), False), ((2, 65), True)],
-)
-def test_the_kernel_learns_whether_the_weight_is_padded_at_every_call(shape, padded):
-    """It is where a short group would not end the contracted axes."""
-    asked: list[bool] = []
+PREPARED = [  # contracted sizes, weight, activation; whether it is padded, what it is decoded from
+    ((64,), "int8 g32", None, (False, "")),
+    ((65,), "int8 g32", None, (False, "")),
+    ((2, 64), "int8 g32", None, (False, "")),
+    ((1, 65), "int8 g32", None, (False, "")),
+    ((2, 65), "int8 g32", None, (True, "")),
+    ((64,), "nf4 g32", None, (False, "")),
+    ((65,), "nf4 g32", None, (False, "nf4")),
+    ((64,), "int3", "int8", (False, "int3")),
+]
 
-    def slow(product, padded):
-        asked.append(padded)
+
+@pytest.mark.parametrize(("shape", "weight", "act", "prepared"), PREPARED)
+def test_the_kernel_learns_what_is_done_to_the_weight_at_every_call(shape, weight, act, prepared):
+    """It is padded where a short group would not end the contracted axes."""
+    asked = []
+
+    def slow(product, padded, decoded):
+        asked.append((padded, decoded))
         return "slow"
 
     mine = dataclasses.replace(CPU, slow=slow)
@@ -64,9 +73,9 @@ def test_the_kernel_learns_whether_the_weight_is_padded_at_every_call(shape, pad
     def product(p, x):
         return jnp.tensordot(x, p["w"], len(shape))
 
-    q = qpass.transform(product, qpass.Rule(weight="int8 g32"), kernels=(mine,))
+    q = qpass.transform(product, qpass.Rule(weight=weight, act=act), kernels=(mine,))
     (row,) = q.plan({"w": jnp.ones((*shape, 8))}, jnp.ones((2, *shape))).rows
-    assert (row.slow, asked) == ("slow", [padded])
+    assert (row.slow, asked) == ("slow", [prepared])
 
 
 def test_what_is_left_float_is_not_told_of():

@@ -23,12 +23,16 @@ REASONS = (
     "decoding costs more than the product saves",
     "the result costs more than the product saves",
     "multiplies more slowly",
+    "each call decodes the weight",
     "each call copies the weight, whose rows do not end with a group or a byte",
 )
 """What to say of each part where it is the one that costs most."""
 
 COPY_BYTE, COPY = 0.25, {"int4": 1.2}
 """Nanoseconds for each number of a weight that is copied; int4 are unpacked and packed again."""
+
+DECODE, SHIFT = 0.8, {"uint8": 0.1, "uint4": 0.31}
+"""Nanoseconds for each code that is decoded; those of unsigned integers are only shifted."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,14 @@ class Costs:
     result: float
     step: float
 
-    def parts(self, product: Product, copied: bool) -> tuple[float, ...]:
-        """Nanoseconds for each field, and for copying the weight first if it is."""
+    def parts(self, product: Product, copied: bool, decoded: str = "") -> tuple[float, ...]:
+        """Nanoseconds for each field, and for decoding and copying the weight first if that is."""
         b, m, n, k = product.batch, product.m, product.n, product.k
         left, weight, result = b * m * k, b * n * k, b * m * n * product.groups
         counts = (1, left, weight, result, left * n)
         spent = (cost * count for cost, count in zip(astuple(self), counts, strict=True))
-        return (*spent, copied * weight * COPY.get(product.rhs, COPY_BYTE))
+        decoding = SHIFT.get(decoded, DECODE) if decoded else 0
+        return (*spent, weight * decoding, copied * weight * COPY.get(product.rhs, COPY_BYTE))
 
 
 FLOAT32 = Costs(7400, 0.11, 0.059, 0.23, 0.0105)
@@ -68,20 +73,20 @@ XLA_CODES_GROUPED = Costs(9400, 2.9, 0.52, 1.7, 0.0)
 XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.63, 0.018)
 
 
-def native_integer(product: Product, padded: bool) -> str:
+def native_integer(product: Product, padded: bool, decoded: str = "") -> str:
     """What to say of a compiled product of integer codes."""
     costs = NATIVE_CODES_GROUPED if product.grouped else NATIVE_CODES
-    return warning(costs, product, padded or _is_odd(product, product.k, product.group))
+    return warning(costs, product, padded or _is_odd(product, product.k, product.group), decoded)
 
 
-def native_floating(product: Product, padded: bool) -> str:
+def native_floating(product: Product, padded: bool, decoded: str = "") -> str:
     """What to say of a compiled weight-only product."""
     plain = "int" in product.rhs and not product.grouped
     costs = NATIVE_INTS if plain else NATIVE_OTHERS
-    return warning(costs, product, padded or _is_odd(product, product.k))
+    return warning(costs, product, padded or _is_odd(product, product.k), decoded)
 
 
-def by_xla(product: Product, padded: bool) -> str:
+def by_xla(product: Product, padded: bool, decoded: str = "") -> str:
     """What to say of a product that XLA compiles."""
     exact = product.integer and not product.grouped
     costs = XLA_CODES if exact else XLA_FLOATS
@@ -89,7 +94,7 @@ def by_xla(product: Product, padded: bool) -> str:
         costs = XLA_CODES_GROUPED
     short = product.grouped and not product.symbolic and product.k % product.group
     odd = _is_odd(product, product.k, product.group)
-    return warning(costs, product, bool(padded or short or odd))
+    return warning(costs, product, bool(padded or short or odd), decoded)
 
 
 def _is_odd(product: Product, *sizes: int) -> bool:
@@ -98,11 +103,11 @@ def _is_odd(product: Product, *sizes: int) -> bool:
     return odd and any(size % 2 for size in sizes)
 
 
-def warning(costs: Costs, product: Product, copied: bool) -> str:
+def warning(costs: Costs, product: Product, copied: bool, decoded: str = "") -> str:
     """How fast the product is expected to be, and why, if that may be slower than float32."""
     if product.symbolic:
         return ""
-    own, base = costs.parts(product, copied), FLOAT32.parts(product, False)
+    own, base = costs.parts(product, copied, decoded), FLOAT32.parts(product, False)
     speed = sum(base) / sum(own)
     if speed >= WARNED:
         return ""

@@ -124,9 +124,9 @@ class Kernel:
             them; None: this kernel brings none.
         meant_for: whether the product is of the kind that this kernel is there for; others are
             passed over without a word.
-        slow: (Product, whether the weight is first padded to whole groups, at every call) -> what a
-            plan should say where this may be slower than float; "" where it should not be, or
-            nobody knows.
+        slow: (Product, whether the weight is first padded to whole groups, the name of the type
+            that it is first decoded from or "", both at every call) -> what a plan should say where
+            this may be slower than float; "" where it should not be, or nobody knows.
         configs: Product -> what `run` takes as `config=` for a supported product: frozen
             dataclasses of plain values, the one that `run` takes by itself first. Empty: `run`
             has no such argument. `qpass_kernels.tuning` picks among them by measuring.
@@ -141,7 +141,7 @@ class Kernel:
     local: bool = False
     rows: RowQuantizer | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
-    slow: Callable[[Product, bool], str] = lambda product, padded: ""
+    slow: Callable[[Product, bool, str], str] = lambda product, padded, decoded: ""
     configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()
 
 

@@ -42,7 +42,7 @@ SLOW = [  # M, K, N; measured at most 0.5 times as fast as float32
 
 @pytest.mark.parametrize(("kernel", "p", "padded"), SLOW)
 def test_products_that_were_measured_slow_are_warned_of(kernel: Kernel, p, padded):
-    said = kernel.slow(p, padded)
+    said = kernel.slow(p, padded, "")
     assert re.fullmatch(r"about 0\.\d+× of float32's speed here: .*", said)
     assert said.endswith(REASONS)
 
@@ -52,9 +52,9 @@ def test_products_of_models_are_not(sizes):
     """Of all rows int8 by int8, where it is decoded a token at a time also weight-only ones."""
     for (name, k, n), m in cross(layers_of(sizes), (1, 4, 16, 128, 512)):
         if n * k > 2**18:  # smaller ones pay for the call
-            assert INTEGER.slow(w8a8(m, k, n), False) == "", (name, m)
+            assert INTEGER.slow(w8a8(m, k, n), False, "") == "", (name, m)
             for scheme in (w8, w4) if m == 1 else ():
-                assert FLOATING.slow(scheme(m, k, n), False) == "", (name, scheme)
+                assert FLOATING.slow(scheme(m, k, n), False, "") == "", (name, scheme)
 
 
 @pytest.mark.parametrize("size", ["batch", "m", "n", "k"])
@@ -78,6 +78,12 @@ def test_a_copy_of_the_weight_is_a_reason():
     assert warning(FLOAT32, w4(4, 2048, 2048), copied=True).endswith(REASONS[-1])
 
 
+def test_decoding_the_weight_is_a_reason():
+    p = w8a8(1, 2048, 2048)
+    assert INTEGER.slow(p, False, "") == ""
+    assert INTEGER.slow(p, False, "int3").endswith("each call decodes the weight")
+
+
 def test_what_costs_as_much_as_float_is_not_spoken_of():
     assert warning(FLOAT32, w8a8(4, 64, 8), copied=False) == ""
 
@@ -85,9 +91,9 @@ def test_what_costs_as_much_as_float_is_not_spoken_of():
 def test_symbolic_sizes_are_not_judged():
     (m,) = jax.export.symbolic_shape("m")
     for kernel in (*NATIVE_KERNELS, CPU):
-        assert kernel.slow(dataclasses.replace(w8a8(1, 1684, 1), m=m), False) == ""
+        assert kernel.slow(dataclasses.replace(w8a8(1, 1684, 1), m=m), False, "") == ""
 
 
 def test_kernels_of_other_platforms_say_nothing():
     others = [kernel for kernel in KERNELS if kernel.platforms != ("cpu",)]
-    assert not any(kernel.slow(w8a8(300, 1, 1), True) for kernel in others)
+    assert not any(kernel.slow(w8a8(300, 1, 1), True, "") for kernel in others)

@@ -28,6 +28,7 @@ def test_every_code_of_a_layer(dtype):
     p = product(16, 1, 16, 4)
     codes = jax.lax.bitcast_convert_type(jnp.arange(16).astype(jnp.uint4), getattr(jnp, dtype))
     stack = jnp.stack([codes[::-1], codes])[:, None, None]
+    assert CPU.run_stacked is not None
     run = jax.jit(CPU.run_stacked, static_argnums=0)
     got = run(p, jnp.eye(16)[None], None, stack, jnp.ones((2, 1, 1, 1)), jnp.int32(1))
     np.testing.assert_array_equal(np.asarray(got)[0, :, 0], np.asarray(TABLES[4], np.float32))
