@@ -123,7 +123,7 @@ def _copy_registers(work: Work) -> int:
 
     Few suffice for two operands. With these numbers nothing is spilled, and the shares add up.
     """
-    if work.warpgroups == 1 or work.config.pairs:
+    if work.columns <= PART or work.config.pairs:
         return 72
     return 56 if len(work.with_scale("group")) == 2 else 40
 

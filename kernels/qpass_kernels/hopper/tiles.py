@@ -58,7 +58,7 @@ def _for_many(product: Product, k: int) -> list[Config]:
     large = Config(128, 256, k, slots=1)
     square = Config(128, 128, k, steps=5)
     small = Config(64, 128, k, steps=6)
-    order = [large, square, small] if _has_room(product, k) else [square, small]
+    order = [large, square, small] if _has_room(product) else [square, small]
     best = next((c for c in order if _count(product, c) >= BLOCKS), small)
     split = _split(product, k, product.n, best.n, -(-product.m // best.m))
     bands = [replace(order[0], band=band) for band in (4, 16)]
@@ -73,10 +73,9 @@ def _pairs(product: Product, large: Config, square: Config) -> list[Config]:
     return [replace(config, pairs=True) for config in found]
 
 
-def _has_room(product: Product, k: int) -> bool:
-    """Whether 128 sums a thread leave registers for the scales of the largest tile."""
-    short = product.out != "float32" and product.group == k
-    return product.lhs_scale == product.rhs_scale or short
+def _has_room(product: Product) -> bool:
+    """Whether 128 sums a thread leave registers: not for scales both of groups and of rows."""
+    return product.lhs_scale == product.rhs_scale
 
 
 def _count(product: Product, config: Config) -> int:
