@@ -12,7 +12,7 @@ from qpass.tuning import products
 from qpass_kernels import REFERENCE, Kernel
 from qpass_kernels.tuning import Method, load
 
-QUICK = Method(rounds=1, cache=1)
+QUICK = Method(rounds=1, cache=1, least=2)
 INT8 = [qpass.Rule(weight="int8", act="int8")]
 PARAMS = {"up": jnp.ones((8, 16)), "down": jnp.ones((16, 8))}
 

@@ -61,20 +61,27 @@ def rows(number, form="Config"):
 
 def test_every_setting_is_timed_and_the_fastest_is_seen():
     table = (kernel("two", (Config(64), Config(128))),)
-    trials = search(table, P, Method(rounds=1, cache=1, clock=Clock([4.0, 1.0])))
+    trials = search(table, P, Method(rounds=1, cache=1, least=2, clock=Clock([4.0, 1.0])))
     assert [(t.config.rows, t.seconds) for t in trials] == [(64, 2.0), (128, 0.5)]  # of two calls
+
+
+def test_small_weights_come_again_until_there_are_calls_enough():
+    small, large = product(1, 16, 32, "bfloat16", "int8"), product(1, 2**10, 2**10, "int8", "int8")
+    method = Method(cache=2**22, least=16)
+    assert [method.weights(p) for p in (small, large)] == [64, 4]
+    assert [method.calls(p) for p in (small, large)] == [64, 16]
 
 
 def test_candidates_take_turns():
     table = (kernel("two", (Config(64), Config(128))),)
     clock = Clock([4.0, 1.0, 1.0, 4.0])  # the second one begins the second round
-    trials = search(table, P, Method(rounds=2, cache=1, clock=clock))
+    trials = search(table, P, Method(rounds=2, cache=1, least=2, clock=clock))
     assert [t.seconds for t in trials] == [2.0, 0.5]
 
 
 def test_what_fails_or_computes_something_else_is_left_out_with_a_reason():
     table = (kernel("bad", (Config(64), Config(1024), Config(64, wrong=True))), REFERENCE)
-    good, failed, wrong, reference = search(table, P, Method(rounds=1, cache=1))
+    good, failed, wrong, reference = search(table, P, Method(rounds=1, cache=1, least=2))
     assert good.seconds
     assert reference.seconds
     assert (failed.seconds, failed.reason) == (None, "ValueError: too many rows")
@@ -88,7 +95,7 @@ def test_kernels_of_other_platforms_and_refusing_ones_are_no_candidates():
         kernel("picky", (Config(1),), supports=lambda product: "not today"),
         REFERENCE,
     )
-    assert [t.kernel for t in search(table, P, Method(rounds=1, cache=1))] == ["reference"]
+    assert [t.kernel for t in search(table, P, Method(rounds=1, cache=1, least=2))] == ["reference"]
 
 
 def test_symbolic_sizes_are_refused():

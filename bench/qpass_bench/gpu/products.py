@@ -31,14 +31,14 @@ def time_case(
     """
     p = case.product
     programs: dict[Any, Any] = {"copy": _copy(copied)}
-    programs[0] = _calls(_bfloat16, _sixteen_bits(p), method.calls(_as_bfloat16(p)))
+    programs[0] = _calls(_bfloat16, _sixteen_bits(p), _as_bfloat16(p), method)
     rows: list[dict[str, Any]] = [{"kernel": "XLA bfloat16", "config": ""}]
     for candidate in _contenders(kernels, p):
         row = {"kernel": candidate.kernel.name, "config": str(candidate.config or "")}
         rows.append(row)
         try:
             run = partial(candidate.run, p)
-            programs[len(rows) - 1] = _calls(run, operands(p), method.calls(p))
+            programs[len(rows) - 1] = _calls(run, operands(p), p, method)
         except Exception as error:
             row["reason"] = f"{type(error).__name__}: {error}"[:300]
     seconds = in_turns({name: call for name, (call, _) in programs.items()}, method)
@@ -55,11 +55,11 @@ def _contenders(kernels: Sequence[Kernel], p: Product) -> list[Candidate]:
     return [c for c in found if c.kernel is not REFERENCE] or found
 
 
-def _calls(run: Any, given: tuple, calls: int) -> tuple[Any, int]:
-    """A compiled program of several products with a weight each, and how many."""
+def _calls(run: Any, given: tuple, p: Product, method: Method) -> tuple[Any, int]:
+    """A compiled program of several products, and how many."""
     lhs, lhs_scale, rhs, rhs_scale = given
-    weights = copies_of(rhs, calls)
-    program = jax.jit(partial(one_after_another, run))
+    weights, calls = copies_of(rhs, method.weights(p)), method.calls(p)
+    program = jax.jit(partial(one_after_another, run, calls))
     compiled = program.lower(lhs, lhs_scale, weights, rhs_scale).compile()
     return lambda: compiled(lhs, lhs_scale, weights, rhs_scale), calls
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from qpass_kernels import KERNELS, Kernel
 from qpass_kernels.tuning.timing import Method
 
 RESULTS = Path(__file__).parents[2] / "results"
-METHOD = Method(rounds=11)
+METHOD = Method(rounds=11, least=64)
 LLAMA = decoder.Shape()
 
 
@@ -143,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"no GPU here, but {jax.devices()[0].device_kind}")
     asked = Asked(
         cases=[case for case in CASES if given.only in case.name],
-        method=Method(rounds=given.rounds),
+        method=dataclasses.replace(METHOD, rounds=given.rounds),
         checks=given.checks,
         shape=None if given.no_model else LLAMA,
     )

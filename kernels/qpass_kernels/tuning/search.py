@@ -74,10 +74,10 @@ def search(
         raise ValueError(f"{', '.join(product.symbolic)} symbolic: there is nothing to time")
     given = operands(product)
     calls = method.calls(product)
-    weights = copies_of(given[2], calls)
+    weights = copies_of(given[2], method.weights(product))
     wanted = jax.jit(lambda *a: REFERENCE.run(product, *a))(*given)
     prepared = [
-        _prepare(c, product, given, weights, wanted)
+        _prepare(c, product, given, weights, calls, wanted)
         for c in candidates(kernels, jax.default_backend(), product)
     ]
     programs = {k: program for k, (program, _) in enumerate(prepared) if program is not None}
@@ -89,13 +89,13 @@ def search(
 
 
 def _prepare(
-    candidate: Candidate, product: Product, given: tuple, weights: tuple, wanted: Any
+    candidate: Candidate, product: Product, given: tuple, weights: tuple, calls: int, wanted: Any
 ) -> tuple[Callable[[], Any] | None, Trial]:
     """Compile a candidate and look at its result: a program to time, or why there is none."""
     trial = Trial(candidate.kernel.name, candidate.config)
     lhs, lhs_scale, _, rhs_scale = given
     single = jax.jit(lambda *a: candidate.run(product, *a))
-    several = jax.jit(partial(one_after_another, partial(candidate.run, product)))
+    several = jax.jit(partial(one_after_another, partial(candidate.run, product), calls))
     try:
         compiled, reports = compile_and_report(lambda: single.lower(*given).compile())
         reason = next((report.fault for report in reports if report.fault), None)
