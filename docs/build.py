@@ -79,8 +79,8 @@ def main() -> None:
 def _performance() -> None:
     """The page on performance, and the pictures and pages that it points to."""
     results = performance.read(DOCS.parent / "bench" / "results")
-    for name, text in performance.files(results):
-        (DOCS / name).write_text(text, encoding="utf-8")
+    for name, make in performance.files(results).items():
+        (DOCS / name).write_text(make(), encoding="utf-8")
     (DOCS / "performance.md").write_text(performance.performance(results), encoding="utf-8")
 
 

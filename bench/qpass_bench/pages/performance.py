@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,28 @@ def performance(results: Results) -> str:
     )
 
 
-def files(results: Results) -> Iterator[tuple[str, str]]:
-    """Pictures and pages that belong to it, by their names in ``docs``."""
-    yield "images/quality.svg", plots.svg(plots.quality(results["demo"]["variants"]))
+def files(results: Results) -> dict[str, Callable[[], str]]:
+    """Pictures and pages that belong to it, by their names in ``docs``: what makes their text."""
+    found = {"images/quality.svg": partial(_quality, results["demo"])}
     for suite in speed.TITLES:
         if suite in results:
-            report = results[suite]
-            rows = report["rows"]
-            draw = plots.sweep if suite == "sweep" else plots.speed
-            yield f"images/speed-{suite}.svg", plots.svg(draw(speed.drawn(rows)))
-            roofs = plots.roofline(speed.under_the_roof(rows), report["roofline"])
-            yield f"images/roofline-{suite}.svg", plots.svg(roofs)
-            yield f"bench-{suite}.html", html.to_html(report)
+            found[f"images/speed-{suite}.svg"] = partial(_speeds, suite, results[suite])
+            found[f"images/roofline-{suite}.svg"] = partial(_roofline, results[suite])
+            found[f"bench-{suite}.html"] = partial(html.to_html, results[suite])
+    return found
+
+
+def _quality(demo: Results) -> str:
+    return plots.svg(plots.quality(demo["variants"]))
+
+
+def _speeds(suite: str, report: Results) -> str:
+    draw = plots.sweep if suite == "sweep" else plots.speed
+    return plots.svg(draw(speed.drawn(report["rows"])))
+
+
+def _roofline(report: Results) -> str:
+    return plots.svg(plots.roofline(speed.under_the_roof(report["rows"]), report["roofline"]))
 
 
 def transform_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from qpass_bench.pages.markdown import table
-from qpass_bench.pages.tables import about, gaps, roofline
+from qpass_bench.pages.tables import about, gaps, milliseconds, roofline
 from qpass_bench.running.session import Asked
 from qpass_bench.running.sweep import SLOW, summary
 
@@ -174,7 +174,7 @@ def _base(rows: Sequence[Row]) -> str:
     if base is None:
         return ""
     layout = base["variant"].removeprefix("float32").strip() or "[in, out]"
-    return f"{base['ms']:.3g} ms {layout}"
+    return f"{milliseconds(base['ms'])} ms {layout}"
 
 
 def _bfloat16(rows: Sequence[Row]) -> str:
@@ -205,7 +205,7 @@ def contenders(rows: Sequence[Row]) -> str:
             (
                 row["variant"],
                 f"{row['bytes'] / 1e6:.1f}",
-                f"{row['ms']:.3g}",
+                milliseconds(row["ms"]),
                 f"{row['tokens_per_s']:,.1f}",
                 figure(row),
                 row["bound"],

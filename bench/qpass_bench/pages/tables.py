@@ -59,8 +59,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         row["variant"],
         row["kernel"],
-        f"{row['ms']:.3g}",
-        f"{low:.3g} to {high:.3g}",
+        milliseconds(row["ms"]),
+        f"{milliseconds(low)} to {milliseconds(high)}",
         f"{row['tokens_per_s']:,.0f}",
         f"{row['of_roofline']:.0%} {row['bound']}",
         _times(row.get("ratio")),
@@ -68,6 +68,11 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         "" if error is None else f"{error:.1g}",
         f"{row['compile_s']:.2g}",
     )
+
+
+def milliseconds(ms: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{ms:.3g}" if ms < 999.5 else f"{ms:,.0f}"
 
 
 def _times(ratio: float | None) -> str:

@@ -68,6 +68,11 @@ def test_the_table_says_everything(file):
     assert "Products, Gop/s: float32 100, int8 400" in shown
 
 
+@pytest.mark.parametrize(("ms", "text"), [(0.04151, "0.0415"), (51.93, "51.9"), (3081.0, "3,081")])
+def test_times_are_plain_numbers(ms, text):
+    assert tables.milliseconds(ms) == text
+
+
 def test_a_sweep_counts_slow_shapes_that_no_plan_spoke_of(report):
     assert sweep.summary(report["rows"]) == [
         {"variant": "int8 W8A8", "shapes": 3, "least": 0.5, "tenth": 0.5, "median": 0.7,

@@ -105,7 +105,7 @@ def test_there_is_a_section_for_each_run_and_none_without():
 
 def test_pictures_and_pages_that_a_section_names_are_written():
     results = {"demo": {"variants": []}, "sweep": report("sweep", ROWS)}
-    written = dict(performance.files(results))
+    written = {name: make() for name, make in performance.files(results).items()}
     text = speed.section("sweep", results["sweep"])
     for name in ("images/speed-sweep.svg", "images/roofline-sweep.svg"):
         assert f"({name})" in text
