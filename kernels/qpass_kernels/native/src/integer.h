@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cpu.h"
+#include "sizes.h"
 
 namespace qpass {
 
@@ -26,8 +27,6 @@ struct Operands {
   void* out;  // [batch, m, n]
   Float type;
 };
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Units {
   int64_t codes;      // in a unit

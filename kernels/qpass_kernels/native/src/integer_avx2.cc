@@ -4,22 +4,17 @@
 // (-128 * -128) * 2 does not fit; 16-bit codes are exact and take as many instructions.
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #define QPASS_TARGET __attribute__((target("avx2,fma,f16c")))
 
+#include "integer_lanes_avx2.h"
 #include "integer_tile.h"
 
 namespace qpass {
 namespace {
 
-struct Avx2 {
-  static constexpr int64_t kLanes = 8, kCodes = 2, kRows = 6, kTall = 8, kWide = 8;
-  using Code = int16_t;
-  using Sums = __m256i;
+struct Avx2 : Avx2Lanes {
+  static constexpr int64_t kCodes = 2, kRows = 6, kTall = 8, kWide = 8;
 
-  template <int kBits>
-  static constexpr int32_t kOffset = 0;
   template <int kBits>
   static constexpr int kOrder[8] = {0, kBits == 8 ? 2 : 4, 1, kBits == 8 ? 3 : 5, 2, 6, 3, 7};
 
@@ -28,7 +23,7 @@ struct Avx2 {
   QPASS_TARGET static void pack(const uint8_t* const* rows, char* to, int64_t step) {
     constexpr int64_t kSteps = kBits == 32 ? 1 : 16 / kBits;
     __m256i a[8], b[8];
-    QPASS_UNROLL for (int i = 0; i < 8; ++i) a[i] = get(rows[i]);
+    QPASS_UNROLL for (int i = 0; i < 8; ++i) a[i] = load(rows[i]);
     QPASS_UNROLL for (int i = 0; i < 8; i += 2) {
       b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
       b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
@@ -48,33 +43,17 @@ struct Avx2 {
   // A shift to the left and back takes codes out of 16 bits with their sign.
   template <int kBits>
   QPASS_TARGET static void put(__m256i units, char* to, int64_t step) {
-    if constexpr (kBits == 32) return set(units, to);
+    if constexpr (kBits == 32) return save(units, to);
     QPASS_UNROLL for (int i = 0; i < 16 / kBits; ++i) {
       const __m256i left = _mm256_slli_epi16(units, 16 - kBits * (i + 1));
-      set(_mm256_srai_epi16(left, 16 - kBits), to + i * step);
+      save(_mm256_srai_epi16(left, 16 - kBits), to + i * step);
     }
   }
-
-  QPASS_TARGET static __m256i get(const void* from) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-  }
-  QPASS_TARGET static void set(__m256i value, void* to) {
-    _mm256_storeu_si256(static_cast<__m256i*>(to), value);
-  }
-  QPASS_TARGET static Sums fill(int32_t value) { return _mm256_set1_epi32(value); }
-  QPASS_TARGET static Sums load(const int32_t* from) { return get(from); }
-  QPASS_TARGET static void save(Sums sums, int32_t* to) { set(sums, to); }
 
   QPASS_TARGET static Sums dot(Sums sums, const Code* panel, const Code* x) {
     int32_t two;
     std::memcpy(&two, x, 4);
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(get(panel), _mm256_set1_epi32(two)));
-  }
-
-  QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {
-    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(row));
-    const __m256 term = _mm256_mul_ps(scaled, _mm256_loadu_ps(columns));
-    _mm256_storeu_ps(totals, _mm256_add_ps(_mm256_loadu_ps(totals), term));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(load(panel), _mm256_set1_epi32(two)));
   }
 };
 

@@ -8,7 +8,8 @@
 //   Code           a packed code of the left operand
 //   offset(bits)   what `dot` adds to the codes of the right operand
 //   Sums           int32 sums of a strip's lanes, or of kLanes columns
-//   zero, dot, reduce, load, fill, add, add_scaled
+//   kTile          rows of the left operand whose sums fit in the registers
+//   dot, reduce, load, fill, add, add_scaled
 #pragma once
 
 #include <cstring>
@@ -24,56 +25,63 @@ namespace qpass {
 // Rows of the right operand that are read side by side: fewer than the ways of a cache.
 constexpr int64_t kSide = 4;
 
-// How a row is cut.
+// How a row of the right operand is cut: into segments, whose lanes are summed apart, of strips. A
+// segment is a group, or as many groups as lie in a strip. The left operand is copied in whole
+// strips, filled up with zeros: what a strip holds beyond its segment is multiplied by them.
 template <class V>
 struct Strips {
-  static constexpr int64_t kSegments = V::kLanes / kSide;  // that are reduced together
+  static constexpr int64_t kTogether = V::kLanes / kSide;  // segments that are reduced together
 
-  int64_t codes;    // in a strip
-  int64_t count;    // of a row
-  int64_t whole;    // that lie in the row with all of their bytes
-  int64_t segment;  // strips that are summed lane by lane: a group, or one
-  int64_t groups;   // of a segment
-  int64_t all;      // groups of a row
+  int64_t codes;  // in a strip
+  int64_t row_bytes;
+  int64_t bytes;     // from one segment to the next
+  int64_t each;      // strips of a segment
+  int64_t segments;  // of a row
+  int64_t groups;    // of a segment
+  int64_t all;       // groups of a row
 
   explicit Strips(const Operands& p)
       : codes(V::kStrip * 8 / p.bits),
-        count(ceil_div(p.k, codes)),
-        whole(p.k * p.bits / 8 / V::kStrip),
-        segment(p.group >= p.k ? count : std::max<int64_t>(1, p.group / codes)),
-        groups(p.group >= p.k ? 1 : std::max<int64_t>(1, codes / p.group)),
+        row_bytes(p.k * p.bits / 8),
+        bytes(segment_bytes(p)),
+        each(ceil_div(bytes, V::kStrip)),
+        segments(ceil_div(row_bytes, bytes)),
+        groups(std::max<int64_t>(1, bytes * 8 / p.bits / p.group)),
         all(ceil_div(p.k, p.group)) {}
+
+  // A strip where groups, made of parts, fill it exactly; else a group.
+  static int64_t segment_bytes(const Operands& p) {
+    const int64_t group = std::min(p.group, p.k) * p.bits / 8;
+    return V::kStrip % group == 0 && group % V::kPart == 0 ? V::kStrip : group;
+  }
+
+  int64_t row_codes() const { return segments * each * codes; }
 };
 
-// Whether groups are made of whole parts of strips, and adding up their lanes is worth it.
+// Whether there are so few rows that adding up the lanes of each group is worth it.
 template <class V>
 bool takes_few(const Operands& p) {
-  constexpr int64_t kMost = 4;
-  const int64_t bytes = p.group * p.bits / 8;
-  const bool fits = p.group * p.bits % (8 * V::kPart) == 0 &&
-                    (bytes % V::kStrip == 0 || V::kStrip % bytes == 0);
-  return p.m <= kMost && p.m * 32 <= p.group && (fits || p.group >= p.k);
+  constexpr int64_t kMost = 8, kLeast = 32;
+  return p.m <= kMost && p.m * kLeast <= p.group;
 }
 
 template <class V>
 int64_t few_row_codes(const Operands& p) {
-  const Strips<V> s(p);
-  return s.count * s.codes;
+  return Strips<V>(p).row_codes();
 }
 
-// Copies a row of the left operand; where the right one has two codes to a byte, a strip's even
+// Copies the codes of a segment; where the right operand has two codes to a byte, a strip's even
 // codes go before its odd ones.
 template <class V>
-void few_pack_codes(const Operands& p, const Strips<V>& s, const int8_t* from,
-                    typename V::Code* to) {
+void few_pack_segment(const Operands& p, const Strips<V>& s, const int8_t* from, int64_t count,
+                      typename V::Code* to) {
+  std::fill_n(to, s.each * s.codes, 0);
   if (p.bits == 8) {
-    std::copy_n(from, p.k, to);
-    std::fill_n(to + p.k, s.count * s.codes - p.k, 0);
+    std::copy_n(from, count, to);
     return;
   }
-  std::fill_n(to, s.count * s.codes, 0);
-  for (int64_t i = 0; i < p.k; i += s.codes, to += s.codes) {
-    const int64_t pairs = std::min(s.codes, p.k - i) / 2;
+  for (int64_t i = 0; i < count; i += s.codes, to += s.codes) {
+    const int64_t pairs = std::min(s.codes, count - i) / 2;
     for (int64_t j = 0; j < pairs; ++j) to[j] = from[i + 2 * j];
     for (int64_t j = 0; j < pairs; ++j) to[s.codes / 2 + j] = from[i + 2 * j + 1];
   }
@@ -82,9 +90,13 @@ void few_pack_codes(const Operands& p, const Strips<V>& s, const int8_t* from,
 template <class V>
 void few_pack_row(const Operands& p, int64_t row, const Packed& packed) {
   const Strips<V> s(p);
+  const int64_t step = s.bytes * 8 / p.bits;
   const int8_t* from = p.lhs + row * p.k;
-  auto* to = static_cast<typename V::Code*>(packed.codes) + row * s.count * s.codes;
-  few_pack_codes(p, s, from, to);
+  auto* to = static_cast<typename V::Code*>(packed.codes) + row * s.row_codes();
+  for (int64_t i = 0; i < s.segments; ++i) {
+    const int64_t count = std::min(step, p.k - i * step);
+    few_pack_segment(p, s, from + i * step, count, to + i * s.each * s.codes);
+  }
   for (int64_t group = 0; group < s.all; ++group) {
     const int64_t stop = std::min(p.k, (group + 1) * p.group);
     const int32_t sum = std::accumulate(from + group * p.group, from + stop, 0);
@@ -92,60 +104,130 @@ void few_pack_row(const Operands& p, int64_t row, const Packed& packed) {
   }
 }
 
-// kSide rows of the right operand, and what a row's last strip holds where it is not whole.
-template <class V>
+// The same place in kSide rows of the right operand.
 struct Side {
   const uint8_t* rows[kSide];
-  uint8_t tails[kSide][V::kStrip];
 
-  Side(const Operands& p, const Strips<V>& s, const Block& at, int64_t column) {
-    const int64_t bytes = p.k * p.bits / 8, tail = bytes - s.whole * V::kStrip;
+  Side(const Operands& p, int64_t row_bytes, int64_t batch, int64_t column) {
     for (int64_t i = 0; i < kSide; ++i) {
-      rows[i] = p.rhs + (at.batch * p.n + std::min(column + i, p.n - 1)) * bytes;
-      std::memset(tails[i], 0, V::kStrip);
-      std::memcpy(tails[i], rows[i] + s.whole * V::kStrip, tail);
+      rows[i] = p.rhs + (batch * p.n + std::min(column + i, p.n - 1)) * row_bytes;
     }
+  }
+
+  // Some bytes further on.
+  Side at(int64_t offset) const {
+    Side moved = *this;
+    QPASS_UNROLL for (int64_t i = 0; i < kSide; ++i) moved.rows[i] += offset;
+    return moved;
   }
 };
 
-// Adds strips [first, last) of kSide rows to their sums.
-template <class V, int kBits>
-QPASS_TARGET inline void add_strips(const Strips<V>& s, const Side<V>& side,
-                                    const typename V::Code* x, int64_t first, int64_t last,
-                                    typename V::Sums* sums) {
-  const int64_t stop = std::min(last, s.whole);
-  for (int64_t i = first; i < stop; ++i) {
-    QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) {
-      sums[j] = V::template dot<kBits>(sums[j], side.rows[j] + i * V::kStrip, x + i * s.codes);
+// The next kSide rows of the right operand, which are asked for while these are multiplied: as many
+// bytes of all of them together as one of these is read further.
+struct Ahead {
+  const uint8_t* rows = nullptr;
+  int64_t asked = 0;  // of a row
+
+  void ask(int64_t read, int64_t row_bytes) {
+    constexpr int64_t kShort = 2048;  // rows that lie in the first-level cache, four and four
+    if (rows == nullptr || read < asked) return;
+    const int64_t some = std::min<int64_t>(row_bytes <= kShort ? 1024 : 64, row_bytes - asked);
+    const uint8_t* from = rows + kSide * asked;
+    row_bytes <= kShort ? prefetch(from, kSide * some) : prefetch_far(from, kSide * some);
+    asked += some;
+  }
+};
+
+// The sums of R rows of the left operand by kSide of the right one.
+template <class V, int R>
+struct Sums {
+  typename V::Sums at[R][kSide];
+};
+
+// Adds the products of a strip of each, those on the left `stride` codes apart.
+template <class V, int kBits, int R>
+QPASS_TARGET inline Sums<V, R> add_strip(Sums<V, R> sums, const Side& strip,
+                                         const typename V::Code* x, int64_t stride) {
+  QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) {
+    QPASS_UNROLL for (int r = 0; r < R; ++r) {
+      sums.at[r][j] = V::template dot<kBits>(sums.at[r][j], strip.rows[j], x + r * stride);
     }
   }
-  if (first < last && stop < last) {
-    QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) {
-      sums[j] = V::template dot<kBits>(sums[j], side.tails[j], x + s.whole * s.codes);
+  return sums;
+}
+
+// The same for a strip whose last bytes lie behind the row.
+template <class V, int kBits, int R>
+QPASS_TARGET inline Sums<V, R> add_tail(Sums<V, R> sums, Side strip, int64_t bytes,
+                                        const typename V::Code* x, int64_t stride) {
+  uint8_t tails[kSide][V::kStrip] = {};
+  for (int64_t j = 0; j < kSide; ++j) {
+    std::memcpy(tails[j], strip.rows[j], bytes);
+    strip.rows[j] = tails[j];
+  }
+  return add_strip<V, kBits>(sums, strip, x, stride);
+}
+
+// Sums a segment, and meanwhile asks for what `ahead` has in its place.
+template <class V, int kBits, int R>
+QPASS_TARGET inline Sums<V, R> sum_segment(const Strips<V>& s, const Side& side,
+                                           const typename V::Code* x, int64_t segment,
+                                           Ahead& ahead) {
+  Sums<V, R> sums;
+  QPASS_UNROLL for (int r = 0; r < R; ++r) {
+    QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) sums.at[r][j] = V::fill(0);
+  }
+  const int64_t stride = s.row_codes(), start = segment * s.bytes;
+  const int64_t stop = std::min(start + s.bytes, s.row_bytes);
+  int64_t i = start;
+  for (; i < stop && i + V::kStrip <= s.row_bytes; i += V::kStrip, x += s.codes) {
+    ahead.ask(i, s.row_bytes);
+    sums = add_strip<V, kBits>(sums, side.at(i), x, stride);
+  }
+  for (; i < stop; i += V::kStrip, x += s.codes) {
+    sums = add_tail<V, kBits>(sums, side.at(i), s.row_bytes - i, x, stride);
+  }
+  return sums;
+}
+
+// Writes the sums of every group of R rows: [row][group][column], for kSide columns.
+template <class V, int kBits, int R>
+QPASS_TARGET void sum_side(const Strips<V>& s, const Side& side, const typename V::Code* x,
+                           Ahead ahead, int32_t* to) {
+  constexpr int64_t kTogether = Strips<V>::kTogether;
+  alignas(kLine) int32_t reduced[V::kStrip / V::kPart][V::kLanes];
+  typename V::Sums sums[R][V::kLanes];
+  for (int64_t first = 0; first < s.segments; first += kTogether) {
+    QPASS_UNROLL for (int64_t i = 0; i < kTogether; ++i) {
+      const auto* from = x + (first + i) * s.each * s.codes;
+      const auto segment = sum_segment<V, kBits, R>(s, side, from, first + i, ahead);
+      QPASS_UNROLL for (int r = 0; r < R; ++r) {
+        QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) sums[r][i * kSide + j] = segment.at[r][j];
+      }
+    }
+    const int64_t groups = std::min(kTogether * s.groups, s.all - first * s.groups);
+    QPASS_UNROLL for (int r = 0; r < R; ++r) {
+      V::reduce(sums[r], s.groups, reduced);
+      int32_t* at = to + (r * s.all + first * s.groups) * V::kLanes;
+      for (int64_t i = 0; i < groups; ++i) {
+        std::memcpy(at + i * V::kLanes, reduced[i % s.groups] + i / s.groups * kSide,
+                    kSide * sizeof(int32_t));
+      }
     }
   }
 }
 
-// Writes the sums of every group: [group][column], for kSide columns.
-template <class V, int kBits>
-QPASS_TARGET void sum_side(const Strips<V>& s, const Side<V>& side, const typename V::Code* x,
-                           int32_t* to) {
-  constexpr int64_t kSegments = Strips<V>::kSegments;
-  alignas(kLine) int32_t reduced[V::kStrip / V::kPart][V::kLanes];
-  int64_t group = 0;
-  for (int64_t first = 0; first < s.count; first += kSegments * s.segment) {
-    typename V::Sums sums[V::kLanes];
-    QPASS_UNROLL for (int64_t i = 0; i < V::kLanes; ++i) sums[i] = V::zero();
-    QPASS_UNROLL for (int64_t i = 0; i < kSegments; ++i) {
-      const int64_t from = first + i * s.segment;
-      add_strips<V, kBits>(s, side, x, from, std::min(from + s.segment, s.count), sums + i * kSide);
-    }
-    V::reduce(sums, s.groups, reduced);
-    const int64_t last = std::min(group + kSegments * s.groups, s.all);
-    for (int64_t i = 0; group < last; ++i, ++group) {
-      std::memcpy(to + group * V::kLanes, reduced[i % s.groups] + i / s.groups * kSide,
-                  kSide * sizeof(int32_t));
-    }
+// The same for a number of rows known only at run time.
+template <class V, int kBits, int R = V::kTile>
+QPASS_TARGET void sum_rows(int64_t rows, const Strips<V>& s, const Side& side,
+                           const typename V::Code* x, Ahead ahead, int32_t* to) {
+  for (; rows >= R; rows -= R, ahead = {}) {
+    sum_side<V, kBits, R>(s, side, x, ahead, to);
+    x += R * s.row_codes();
+    to += R * s.all * V::kLanes;
+  }
+  if constexpr (R > 1) {
+    if (rows > 0) sum_rows<V, kBits, R / 2>(rows, s, side, x, ahead, to);
   }
 }
 
@@ -176,17 +258,15 @@ template <class V, int kBits>
 QPASS_TARGET void few_block(const Operands& p, const Packed& packed, const Block& at) {
   const Strips<V> s(p);
   const int64_t row = at.batch * p.m + at.row, cells = s.all * V::kLanes;
-  const auto* x = static_cast<const typename V::Code*>(packed.codes) + row * s.count * s.codes;
-  auto* scales = reinterpret_cast<float*>(scratch((at.rows * cells + p.rhs_groups * V::kLanes) * 4));
-  auto* sums = reinterpret_cast<int32_t*>(scales + p.rhs_groups * V::kLanes);
+  const auto* x = static_cast<const typename V::Code*>(packed.codes) + row * s.row_codes();
+  const int64_t column_scales = p.rhs_groups * V::kLanes;
+  auto* scales = reinterpret_cast<float*>(scratch((at.rows * cells + column_scales) * 4));
+  auto* sums = reinterpret_cast<int32_t*>(scales + column_scales);
   copy_scales<V>(p, at, scales);
   for (int64_t column = 0; column < V::kLanes; column += kSide) {
-    const Side<V> side(p, s, at, at.column + column);
-    const int64_t bytes = p.k * kBits / 8;
-    prefetch(side.rows[0] + kSide * bytes, kSide * bytes);
-    for (int64_t r = 0; r < at.rows; ++r) {
-      sum_side<V, kBits>(s, side, x + r * s.count * s.codes, sums + r * cells + column);
-    }
+    const Side side(p, s.row_bytes, at.batch, at.column + column);
+    const Ahead ahead{side.rows[0] + kSide * s.row_bytes};
+    sum_rows<V, kBits>(at.rows, s, side, x, ahead, sums + column);
   }
   for (int64_t r = 0; r < at.rows; ++r) {
     alignas(kLine) float totals[V::kLanes];

@@ -1,28 +1,16 @@
 // Integer products of few rows with AVX2: codes widened to 16 bits, exact for all of them.
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #define QPASS_TARGET __attribute__((target("avx2,fma,f16c")))
 
 #include "integer_few.h"
+#include "integer_lanes_avx2.h"
 
 namespace qpass {
 namespace {
 
-struct Avx2 {
-  static constexpr int64_t kLanes = 8, kStrip = 16, kPart = 16;
-  using Code = int16_t;
-  using Sums = __m256i;
-
-  static int32_t offset(int64_t) { return 0; }
-
-  QPASS_TARGET static Sums zero() { return _mm256_setzero_si256(); }
-  QPASS_TARGET static Sums fill(int32_t value) { return _mm256_set1_epi32(value); }
-  QPASS_TARGET static Sums load(const void* from) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-  }
-  QPASS_TARGET static Sums add(Sums a, Sums b) { return _mm256_add_epi32(a, b); }
+struct Avx2 : Avx2Lanes {
+  static constexpr int64_t kStrip = 16, kPart = 16, kTile = 2;
 
   QPASS_TARGET static Sums dot_wide(Sums sums, __m128i codes, const Code* x) {
     return add(sums, _mm256_madd_epi16(_mm256_cvtepi8_epi16(codes), load(x)));
@@ -49,12 +37,6 @@ struct Avx2 {
     const Sums a = reduce_four(sums), b = reduce_four(sums + 4);
     const Sums all = add(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(*to), all);
-  }
-
-  QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {
-    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(row));
-    const __m256 term = _mm256_mul_ps(scaled, _mm256_loadu_ps(columns));
-    _mm256_storeu_ps(totals, _mm256_add_ps(_mm256_loadu_ps(totals), term));
   }
 };
 

@@ -1,27 +1,17 @@
 // Integer products of few rows with the dot products of AVX-512.
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #define QPASS_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 
 #include "integer_few.h"
+#include "integer_lanes_avx512.h"
 
 namespace qpass {
 namespace {
 
-struct Vnni {
-  static constexpr int64_t kLanes = 16, kStrip = 64, kPart = 16;
+struct Vnni : Avx512Lanes {
+  static constexpr int64_t kStrip = 64, kPart = 16, kTile = 4;
   using Code = int8_t;
-  using Sums = __m512i;
-
-  // The instruction takes codes of the right operand unsigned: 8 bits as code + 128, 4 as code + 8.
-  static int32_t offset(int64_t bits) { return bits == 8 ? 128 : 8; }
-
-  QPASS_TARGET static Sums zero() { return _mm512_setzero_si512(); }
-  QPASS_TARGET static Sums fill(int32_t value) { return _mm512_set1_epi32(value); }
-  QPASS_TARGET static Sums load(const void* from) { return _mm512_loadu_si512(from); }
-  QPASS_TARGET static Sums add(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
 
   template <int kBits>
   QPASS_TARGET static Sums dot(Sums sums, const uint8_t* row, const Code* x) {
@@ -64,12 +54,6 @@ struct Vnni {
   template <class... Parts>
   QPASS_TARGET static void write(int32_t (*to)[16], Parts... parts) {
     (_mm512_storeu_si512(*to++, parts), ...);
-  }
-
-  QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(row));
-    const __m512 term = _mm512_mul_ps(scaled, _mm512_loadu_ps(columns));
-    _mm512_storeu_ps(totals, _mm512_add_ps(_mm512_loadu_ps(totals), term));
   }
 };
 

@@ -15,8 +15,8 @@ struct NeonBase {
   using Code = int8_t;
   using Sums = int32x4_t;
 
-  template <int kBits>
-  static constexpr int32_t kOffset = 0;
+  static constexpr int32_t offset(int64_t) { return 0; }
+
   template <int kBits>
   static constexpr int kOrder[8] = {0, kBits == 8 ? 1 : 2, kBits == 8 ? 2 : 4, kBits == 8 ? 3 : 6,
                                     1, 3, 5, 7};

@@ -94,19 +94,29 @@ QPASS_TARGET void pack_scales(const Operands& p, const Block& at, float* to) {
   }
 }
 
-// Packs a group of a row of the left operand, and returns the sum of its codes.
+// Packs a unit of the left operand, and returns the sum of its codes.
+template <class V, int kBits>
+QPASS_TARGET inline int32_t pack_unit(const int8_t* from, typename V::Code* to) {
+  constexpr int64_t kUnit = 32 / kBits;
+  int32_t sum = 0;
+  for (int64_t i = 0; i < kUnit; ++i) {
+    to[i] = from[V::template kOrder<kBits>[i]];
+    sum += to[i];
+  }
+  return sum;
+}
+
+// The same for a group of a row, the last unit filled up with zeros.
 template <class V, int kBits>
 QPASS_TARGET inline int32_t pack_group(const int8_t* from, int64_t codes, typename V::Code* to) {
   constexpr int64_t kUnit = 32 / kBits;
+  const int64_t rest = codes % kUnit, whole = codes - rest;
   int32_t sum = 0;
-  for (int64_t i = 0; i < codes; i += kUnit) {
-    for (int64_t j = 0; j < kUnit; ++j) {
-      const int64_t k = i + V::template kOrder<kBits>[j];
-      to[i + j] = k < codes ? from[k] : 0;
-      sum += to[i + j];
-    }
-  }
-  return sum;
+  for (int64_t i = 0; i < whole; i += kUnit) sum += pack_unit<V, kBits>(from + i, to + i);
+  if (rest == 0) return sum;
+  int8_t last[kUnit] = {};
+  std::copy_n(from + whole, rest, last);
+  return sum + pack_unit<V, kBits>(last, to + whole);
 }
 
 template <class V, int kBits>
@@ -117,7 +127,7 @@ QPASS_TARGET void pack_row(const Operands& p, int64_t row, const Packed& packed)
   for (int64_t group = 0; group < u.groups; ++group) {
     const int64_t start = group * p.group, codes = std::min(p.group, p.k - start);
     const int32_t sum = pack_group<V, kBits>(from + start, codes, to + group * u.per_group * u.codes);
-    packed.starts[row * u.groups + group] = -V::template kOffset<kBits> * sum;
+    packed.starts[row * u.groups + group] = -V::offset(kBits) * sum;
   }
 }
 

@@ -13,8 +13,8 @@ struct Portable {
     int32_t lanes[kLanes];
   };
 
-  template <int kBits>
-  static constexpr int32_t kOffset = 0;
+  static constexpr int32_t offset(int64_t) { return 0; }
+
   template <int kBits>
   static constexpr int kOrder[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 

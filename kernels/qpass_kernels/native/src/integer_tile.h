@@ -6,7 +6,7 @@
 //   Code, kCodes      a packed code; how many of them a lane takes at a step
 //   kRows             rows whose sums fit in the registers
 //   kOrder<bits>      which code of a unit comes where once `pack` is done
-//   kOffset<bits>     what `pack` adds to the codes of the right operand
+//   offset(bits)      what `pack` adds to the codes of the right operand
 //   kTall, kWide      rows of the right operand, and units of each, that `pack` transposes
 //   Sums              int32 sums of kLanes columns
 //   pack, fill, load, save, dot, add_scaled
@@ -14,6 +14,7 @@
 
 #include "integer_pack.h"
 #include "integer_store.h"
+#include "prefetch.h"
 #include "scratch.h"
 
 namespace qpass {
@@ -155,6 +156,19 @@ Tile<V> tile_of(const Operands& p, const Units& u, const Packed& packed, const B
           totals};
 }
 
+// Asks for what is packed next: the same columns further on, or the next ones from the start.
+template <class V>
+inline __attribute__((always_inline)) void ask_panel(const Operands& p, const Units& u,
+                                                     const Block& at, int64_t unit) {
+  const bool further = unit < u.count;
+  const int64_t column = at.column + (further ? 0 : kColumns<V>);
+  const uint8_t* from = p.rhs + at.batch * p.n * u.row_bytes +
+                        (further ? unit / u.run * u.run_bytes + unit % u.run * 4 : 0);
+  for (int64_t i = column; i < std::min(column + kColumns<V>, p.n); ++i) {
+    prefetch_far(from + i * u.row_bytes, std::min(kChunkUnits * 4, u.row_bytes));
+  }
+}
+
 template <class V>
 QPASS_TARGET void multiply_block(const Operands& p, const Packed& packed, const Block& at) {
   const Units u(p);
@@ -165,6 +179,7 @@ QPASS_TARGET void multiply_block(const Operands& p, const Packed& packed, const 
   for (int64_t first = 0; first < u.count; first += kChunkUnits) {
     const int64_t last = std::min(first + kChunkUnits, u.count);
     pack(p, u, at, first, last, panel);
+    ask_panel<V>(p, u, at, last);
     for (int64_t row = 0; row < at.rows; row += V::kRows) {
       add_rows<V>(at.rows - row, p, u, lower(p, u, tile, row), first, last);
     }

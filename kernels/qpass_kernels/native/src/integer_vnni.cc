@@ -1,23 +1,18 @@
 // Integer products with the dot products of AVX-512: four codes of a lane at a time.
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #define QPASS_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 
+#include "integer_lanes_avx512.h"
 #include "integer_tile.h"
 
 namespace qpass {
 namespace {
 
-struct Vnni {
-  static constexpr int64_t kLanes = 16, kCodes = 4, kRows = 12, kTall = 8, kWide = 16;
+struct Vnni : Avx512Lanes {
+  static constexpr int64_t kCodes = 4, kRows = 12, kTall = 8, kWide = 16;
   using Code = int8_t;
-  using Sums = __m512i;
 
-  // The instruction takes codes of the right operand unsigned: 8 bits as code + 128, 4 as code + 8.
-  template <int kBits>
-  static constexpr int32_t kOffset = kBits == 8 ? 128 : 8;
   template <int kBits>
   static constexpr int kOrder[8] = {0, kBits == 8 ? 1 : 2, kBits == 8 ? 2 : 4, kBits == 8 ? 3 : 6, 1, 3, 5, 7};
 
@@ -49,7 +44,7 @@ struct Vnni {
   // Writes the units of 8 rows, and those of the same rows `next` bytes further on.
   template <int kBits>
   QPASS_TARGET static void put(__m512i units, char* to, int64_t next, int64_t step) {
-    const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(static_cast<char>(kOffset<kBits>));
+    const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(static_cast<char>(offset(kBits)));
     if constexpr (kBits == 32) {
       put_halves(units, to, next);
     } else if constexpr (kBits == 8) {
@@ -66,20 +61,10 @@ struct Vnni {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + next), _mm512_extracti64x4_epi64(units, 1));
   }
 
-  QPASS_TARGET static Sums fill(int32_t value) { return _mm512_set1_epi32(value); }
-  QPASS_TARGET static Sums load(const int32_t* from) { return _mm512_loadu_si512(from); }
-  QPASS_TARGET static void save(Sums sums, int32_t* to) { _mm512_storeu_si512(to, sums); }
-
   QPASS_TARGET static Sums dot(Sums sums, const Code* panel, const Code* x) {
     int32_t four;
     std::memcpy(&four, x, 4);
     return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(panel), _mm512_set1_epi32(four));
-  }
-
-  QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(row));
-    const __m512 term = _mm512_mul_ps(scaled, _mm512_loadu_ps(columns));
-    _mm512_storeu_ps(totals, _mm512_add_ps(_mm512_loadu_ps(totals), term));
   }
 };
 

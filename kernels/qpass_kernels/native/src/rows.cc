@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "cpu.h"
+#include "sizes.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -50,7 +51,7 @@ const Form* form_for(std::string_view name) {
 }
 
 void quantize(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
-  const int64_t each = std::max<int64_t>(1, kTask / p.k), tasks = (p.rows + each - 1) / each;
+  const int64_t each = std::max<int64_t>(1, kTask / p.k), tasks = ceil_div(p.rows, each);
   parallel_for(pool, tasks, threads_for(pool, p.rows * p.k, kGrain), [&](int64_t task) {
     const int64_t end = std::min((task + 1) * each, p.rows);
     for (int64_t row = task * each; row < end; ++row) form.quantize(p, row);
