@@ -1,5 +1,6 @@
 """Products that every kernel is compiled for: few rows, many, and sizes that are no multiples."""
 
+from qpass_bench.gpu.cases import CASES
 from tests.kernels.oracle import product
 
 SIZES = [  # m, n, k
@@ -29,7 +30,7 @@ PRODUCTS = [
     product(m, n, k, lhs, rhs, group=group, lhs_group=lhs_group, out="bfloat16")
     for m, n, k in SIZES
     for lhs, rhs, group, lhs_group in KINDS
-]
+] + [case.product for case in CASES]
 
 
 def name(p):
