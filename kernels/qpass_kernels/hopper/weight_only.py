@@ -16,6 +16,7 @@ ALIGNED = 64  # elements: what copies of codes and of activations can be cut at
 MULTIPROCESSORS = 132
 FEW = 64  # rows of activations up to which the weight is read once
 MOST_OF_FEW, LEAST_OF_MANY = 1024, 17  # rows of activations between which both ways are tried
+LEAST_STEPS_OF_SUMS = 32
 SPLITS = (1, 2, 4, 8, 16)
 RING = 96 * 1024  # bytes under way in a program of few rows
 
@@ -121,7 +122,11 @@ def _steps(product: Product, m: int, k: int, warpgroups: int) -> int:
 def _many(product: Product) -> list[ManyRows]:
     """Large tiles, that activations are read seldom; sums of groups need registers of their own."""
     large, small = ManyRows(256, 64, 4, "codes"), ManyRows(128, 64, 6, "codes")
-    sums = [ManyRows(128, 128, 4), ManyRows(128, 64, 6)] if product.grouped else []
+    if not product.grouped:
+        return [large, small]
+    # the compiler unrolls shorter loops over sums until registers spill
+    sums = [ManyRows(128, 128, 4), ManyRows(128, 64, 6)]
+    sums = [config for config in sums if product.k >= config.k * LEAST_STEPS_OF_SUMS]
     return [*sums, large, small]
 
 
