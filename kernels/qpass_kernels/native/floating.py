@@ -7,6 +7,9 @@ the same bits alone, among others, and on any number of threads.
 Measured on one core with AVX-512, by `[2048, 2048]`: one row reads 23 GB of int8 a second, or 15 of
 int4 with groups of 32; four rows and more are bound by multiplications, 85 to 100 GFLOP/s for both.
 With AVX2 19 and 7 GB, and 40 to 95 GFLOP/s.
+
+Codes of two to four bits with a table are read as int4 are: one row by `[4096, 4096]` on two busy
+cores took 1.6 ms for int4 in groups of 32, nf4 1.5, fp4 1.8, int2 1.9, int3 3.6, and float32 14.
 """
 
 from typing import Any
