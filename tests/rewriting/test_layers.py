@@ -127,7 +127,6 @@ def test_gradients_keep_one_stack_only():
 
 
 CUT_OUT = {
-    "groups that do not divide K": (qpass.int8.grouped(5), STACK),
     "one scale for all": (qpass.int8.per_tensor(), STACK),
     "codes that are decoded": (qpass.mxfp6, STACK),
     "rows that do not end with a byte": (qpass.int4, (3, 7, 7)),
@@ -143,6 +142,15 @@ def test_layers_that_no_kernel_can_read_in_place(name):
     stored = q.quantize(w, x)
     assert "a layer of" not in text(q, (stored, x))
     np.testing.assert_array_equal(jax.jit(q)(stored, x), jax.jit(q)(w, x))
+
+
+@pytest.mark.parametrize("weight", [qpass.int8.grouped(5), qpass.nf4, qpass.int3], ids=str)
+def test_short_groups_and_codes_with_a_table_are_read_in_place(weight):
+    q = qpass.transform(over(layer), qpass.Rule(path="**", weight=weight))
+    w = random(*STACK, seed=1)
+    stored = q.quantize(w, X)
+    assert "a layer of" in text(q, (stored, X))
+    np.testing.assert_array_equal(jax.jit(q)(stored, X), jax.jit(q)(w, X))
 
 
 def weights_written(kernel: Kernel, weight) -> list[str]:
