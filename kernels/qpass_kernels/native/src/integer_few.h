@@ -122,6 +122,9 @@ struct Side {
   }
 };
 
+// Bytes of rows of which kSide lie in the first-level cache beside kSide others: asked for at once.
+constexpr int64_t kShort = 2048;
+
 // The next kSide rows of the right operand, which are asked for while these are multiplied: as many
 // bytes of all of them together as one of these is read further.
 struct Ahead {
@@ -129,11 +132,9 @@ struct Ahead {
   int64_t asked = 0;  // of a row
 
   void ask(int64_t read, int64_t row_bytes) {
-    constexpr int64_t kShort = 2048;  // rows that lie in the first-level cache, four and four
     if (rows == nullptr || read < asked) return;
-    const int64_t some = std::min<int64_t>(row_bytes <= kShort ? 1024 : 64, row_bytes - asked);
-    const uint8_t* from = rows + kSide * asked;
-    row_bytes <= kShort ? prefetch(from, kSide * some) : prefetch_far(from, kSide * some);
+    const int64_t some = std::min<int64_t>(64, row_bytes - asked);
+    prefetch_far(rows + kSide * asked, kSide * some);
     asked += some;
   }
 };
@@ -265,7 +266,10 @@ QPASS_TARGET void few_block(const Operands& p, const Packed& packed, const Block
   copy_scales<V>(p, at, scales);
   for (int64_t column = 0; column < V::kLanes; column += kSide) {
     const Side side(p, s.row_bytes, at.batch, at.column + column);
-    const Ahead ahead{side.rows[0] + kSide * s.row_bytes};
+    const bool is_short = s.row_bytes <= kShort;
+    const uint8_t* next = side.rows[0] + kSide * s.row_bytes;
+    if (is_short) prefetch(next, kSide * s.row_bytes);
+    const Ahead ahead{is_short ? nullptr : next};
     sum_rows<V, kBits>(at.rows, s, side, x, ahead, sums + column);
   }
   for (int64_t r = 0; r < at.rows; ++r) {
