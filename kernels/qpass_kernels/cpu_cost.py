@@ -22,6 +22,7 @@ REASONS = (
     "activations cost more than the product saves",
     "decoding costs more than the product saves",
     "the result costs more than the product saves",
+    "sums of groups cost more than the product saves",
     "multiplies more slowly",
     "each call decodes the weight",
     "each call copies the weight, whose rows do not end with a group or a byte",
@@ -43,7 +44,8 @@ class Costs:
         call: a call.
         left: a number of the left operand.
         weight: a number of the weight.
-        result: a number of the result, and of each group's part of it.
+        result: a number of the result.
+        part: a number of the result for each group, where sums of groups are kept.
         step: a multiply-add.
     """
 
@@ -51,26 +53,27 @@ class Costs:
     left: float
     weight: float
     result: float
+    part: float
     step: float
 
     def parts(self, product: Product, copied: bool, decoded: str = "") -> tuple[float, ...]:
         """Nanoseconds for each field, and for decoding and copying the weight first if that is."""
         b, m, n, k = product.batch, product.m, product.n, product.k
-        left, weight, result = b * m * k, b * n * k, b * m * n * product.groups
-        counts = (1, left, weight, result, left * n)
+        left, weight, result = b * m * k, b * n * k, b * m * n
+        counts = (1, left, weight, result, result * product.groups, left * n)
         spent = (cost * count for cost, count in zip(astuple(self), counts, strict=True))
         decoding = SHIFT.get(decoded, DECODE) if decoded else 0
         return (*spent, weight * decoding, copied * weight * COPY.get(product.rhs, COPY_BYTE))
 
 
-FLOAT32 = Costs(7400, 0.11, 0.059, 0.23, 0.0105)
-NATIVE_CODES = Costs(16000, 1.2, 0.019, 1.3, 0.0029)
-NATIVE_CODES_GROUPED = Costs(17000, 2.4, 0.018, 0.079, 0.0042)
-NATIVE_INTS = Costs(9700, 0.61, 0.025, 2.0, 0.0136)
-NATIVE_OTHERS = Costs(13000, 1.6, 0.020, 0.0, 0.0158)
-XLA_CODES = Costs(21000, 1.7, 0.038, 1.5, 0.0040)
-XLA_CODES_GROUPED = Costs(9400, 2.9, 0.52, 1.7, 0.0)
-XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.63, 0.018)
+FLOAT32 = Costs(3400, 0.26, 0.259, 0.26, 0.0, 0.0094)
+NATIVE_CODES = Costs(12000, 0.53, 0.0435, 0.61, 0.0, 0.0032)
+NATIVE_CODES_GROUPED = Costs(17000, 0.62, 0.0286, 0.0, 0.083, 0.0030)
+NATIVE_INTS = Costs(10000, 0.85, 0.0133, 1.1, 0.0, 0.0123)
+NATIVE_OTHERS = Costs(10000, 0.64, 0.0366, 1.04, 0.0, 0.0123)
+XLA_CODES = Costs(21000, 1.7, 0.038, 1.5, 0.0, 0.0040)
+XLA_CODES_GROUPED = Costs(9400, 2.9, 0.52, 0.0, 1.7, 0.0)
+XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.0, 0.63, 0.018)
 
 
 def native_integer(product: Product, padded: bool, decoded: str = "") -> str:

@@ -61,13 +61,13 @@ def test_products_of_models_are_not(sizes):
 def test_no_part_takes_less_time_when_a_size_grows(size):
     small = product(3, 5, 64, "int8", "int8", batch=2, group=32)
     large = dataclasses.replace(small, **{size: 2 * getattr(small, size)})
-    costs = Costs(1, 1, 1, 1, 1)
+    costs = Costs(1, 1, 1, 1, 1, 1)
     before, after = (costs.parts(p, copied=True) for p in (small, large))
     assert all(a <= b for a, b in zip(before, after, strict=True))
     assert sum(after) > sum(before)
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_the_reason_is_the_part_that_costs_most(number):
     parts = [*dataclasses.astuple(FLOAT32)]
     parts[number] += 1e6

@@ -100,15 +100,36 @@ bool fine(const Operands& p) {
   return uneven<Row>(p) && Row::kBlock % p.group == 0 && p.group % Row::kVectors == 0;
 }
 
-// Decodes a panel where they do: each code is multiplied by its own scale.
+// The group that a place along K lies in, walking on.
+struct Group {
+  const Operands& p;
+  const float* scales;
+  int64_t index, end;
+
+  Group(const Operands& p, const Columns& w, int64_t k)
+      : p(p), scales(w.scales[0]), index(k / p.group), end((index + 1) * p.group) {}
+
+  float scale_at(int64_t k) {
+    for (; k >= end; end += p.group) ++index;
+    return scales[index];
+  }
+};
+
+// Decodes a panel where they do: in a block that holds the end of a group each code is multiplied
+// by its own scale.
 template <class Row>
 void decode_uneven(const Operands& p, const Columns& w, const Panel& panel, float* out) {
   Row row;
-  row.rescale(p, 1);
-  for (int64_t k = panel.begin; k < panel.end; k += Row::kBlock, out += Row::kBlock) {
-    decode_block(row, w.codes[0] + Row::bytes(k), Row::bytes(panel.end - k), out);
-    const int64_t count = std::min(Row::kBlock, panel.end - k);
-    for (int64_t i = 0; i < count; ++i) out[Row::place(i)] *= w.scales[0][(k + i) / p.group];
+  Group group(p, w, panel.begin);
+  for (int64_t k = panel.begin, known = -1; k < panel.end; k += Row::kBlock, out += Row::kBlock) {
+    const int64_t count = std::min(Row::kBlock, panel.end - k), left = Row::bytes(panel.end - k);
+    const float scale = group.scale_at(k);
+    const bool whole = k + count <= group.end;
+    if (!whole || known != group.index) row.rescale(p, whole ? scale : 1);
+    known = whole ? group.index : -1;
+    decode_block(row, w.codes[0] + Row::bytes(k), left, out);
+    if (whole) continue;
+    for (int64_t i = 0; i < count; ++i) out[Row::place(i)] *= group.scale_at(k + i);
   }
 }
 
