@@ -4,23 +4,30 @@
 // rows: a tile of the weight is decoded into memory that stays in cache, and read from there.
 #pragma once
 
+#include <utility>
+
 #include "floating_panel.h"
 #include "prefetch.h"
 
 namespace qpass::floating {
 namespace {
 
-constexpr int64_t kTile = 16;  // rows of the weight: 64 KB when decoded
+constexpr int64_t kTile = 16;         // rows of the weight: 64 KB when decoded
+constexpr int64_t kShort = 8 << 10;  // bytes of rows that are asked for at once
 
 inline float* out_at(const Operands& p, int64_t batch, int64_t row, int64_t n) {
   return p.out + (batch * p.m + row) * p.n + n;
 }
 
+// `next`: what lies behind these rows of the weight, to be asked for meanwhile; or null.
 template <int kRows, class Row>
-void from_codes(const Operands& p, const Columns& w, const float* lhs, int64_t batch, int64_t row,
-                float* out) {
+void from_codes(const Operands& p, const Columns& w, const uint8_t* next, const float* lhs,
+                int64_t batch, int64_t row, float* out) {
   for (int64_t k = 0; k < p.k; k += kPanel) {
     const Panel panel = panel_at<Row>(p, k);
+    if (next != nullptr) {
+      prefetch_far(next + kColumns * Row::bytes(k), kColumns * Row::bytes(panel.end - k));
+    }
     Sums<typename Row::Isa, kRows> sums = {};
     const float* x = lhs + lhs_at<Row>(p, batch, row, panel);
     if constexpr (Row::kFine) {
@@ -39,10 +46,13 @@ void few_rows(const Operands& p, const float* lhs, const Block& at) {
   constexpr int kRows = Row::Isa::kDirectRows;
   for (int64_t n = at.column; n < at.column + at.columns; n += kColumns) {
     const Columns w(p, at.batch, n);
-    prefetch(w.codes[0] + kColumns * p.row_bytes(), kColumns * p.row_bytes());
+    const int64_t bytes = kColumns * p.row_bytes();
+    const uint8_t* next = w.codes[0] + bytes;
+    if (bytes <= kShort) prefetch(std::exchange(next, nullptr), bytes);
     for (int64_t row = at.row; row < at.row + at.rows; row += kRows) {
       with_rows<kRows>(at.row + at.rows - row, [&](auto rows) {
-        from_codes<rows, Row>(p, w, lhs, at.batch, row, out_at(p, at.batch, row, n));
+        float* out = out_at(p, at.batch, row, n);
+        from_codes<rows, Row>(p, w, std::exchange(next, nullptr), lhs, at.batch, row, out);
       });
     }
   }

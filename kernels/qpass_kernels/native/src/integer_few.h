@@ -122,8 +122,9 @@ struct Side {
   }
 };
 
-// Bytes of rows of which kSide lie in the first-level cache beside kSide others: asked for at once.
-constexpr int64_t kShort = 2048;
+// Bytes that lie in the first-level cache together: kSide rows, the kSide next ones, asked for at
+// once, and the left operand.
+constexpr int64_t kShort = 20 << 10;
 
 // The next kSide rows of the right operand, which are asked for while these are multiplied: as many
 // bytes of all of them together as one of these is read further.
@@ -266,7 +267,7 @@ QPASS_TARGET void few_block(const Operands& p, const Packed& packed, const Block
   copy_scales<V>(p, at, scales);
   for (int64_t column = 0; column < V::kLanes; column += kSide) {
     const Side side(p, s.row_bytes, at.batch, at.column + column);
-    const bool is_short = s.row_bytes <= kShort;
+    const bool is_short = (2 * kSide + at.rows) * s.row_bytes <= kShort;
     const uint8_t* next = side.rows[0] + kSide * s.row_bytes;
     if (is_short) prefetch(next, kSide * s.row_bytes);
     const Ahead ahead{is_short ? nullptr : next};
