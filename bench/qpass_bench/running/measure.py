@@ -1,13 +1,14 @@
 """Honest clocks: contestants take turns, and a figure comes with its spread.
 
 Two programs timed one after the other are timed on two different machines: clocks, caches and
-neighbours change. So every round runs each contestant once, in an order that turns, and the ratio
-to the first is taken round by round before the median.
+neighbours change. So every round runs each contestant once, in an order drawn for it, and the
+ratio to the first is taken round by round before the median.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -92,13 +93,13 @@ def take_turns(
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of every round by name, where each turn runs a contestant and says how long it took.
 
-    A round gives each one turn; who is first in it changes from round to round.
+    A round gives each one turn, in an order that is drawn for it (in every run the same): threads
+    of one contestant may still be awake, and its arrays in the cache, when the next one starts.
     """
-    names = list(turns)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+    order = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name in order.sample(list(turns), len(turns)):
             seconds[name].append(turns[name]())
             tick()
     return {name: tuple(own) for name, own in seconds.items()}

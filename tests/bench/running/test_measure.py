@@ -24,11 +24,16 @@ class Clock:
         return self.now
 
 
-def test_contestants_take_turns_and_the_first_one_turns():
+def test_contestants_take_turns_and_each_follows_every_other():
     clock = Clock()
-    calls = {name: clock.work(name, [1.0] * 9) for name in "abc"}
-    interleaved(calls, rounds=3, clock=clock)
-    assert "".join(clock.log) == "abc" + "abc" + "bca" + "cab"
+    calls = {name: clock.work(name, [1.0] * 31) for name in "abc"}
+    interleaved(calls, rounds=30, clock=clock)
+    warm, log = "".join(clock.log[:3]), "".join(clock.log[3:])
+    rounds = [log[i : i + 3] for i in range(0, 90, 3)]
+    assert warm == "abc"
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    following = {one[i : i + 2] for one in rounds for i in (0, 1)}
+    assert following == {"ab", "ac", "ba", "bc", "ca", "cb"}
 
 
 def test_warming_up_is_not_timed():
