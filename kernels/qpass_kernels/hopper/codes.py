@@ -3,6 +3,7 @@
 from typing import Any
 
 from qpass_kernels.hopper import tiles
+from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.multiply import multiply
 from qpass_kernels.hopper.work import Config, Work
 from qpass_kernels.kernel import Kernel, Product, first_reason
@@ -23,6 +24,7 @@ def are_codes(product: Product) -> bool:
     return all(x in EIGHT_BITS for x in both) and ("int8" in both) == product.integer
 
 
+@on_hopper
 def supports(product: Product) -> str | None:
     """Take int8 x int8, and fp8 x fp8 of either kind, with one scale a row."""
     return first_reason(

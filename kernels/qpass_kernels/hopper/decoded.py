@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.blocks import LAYOUT, Body, call, choose_tiles, swizzled
+from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
 from qpass_kernels.reference import INT32_SAFE_K
 
@@ -23,6 +24,7 @@ def meant_for(product: Product) -> bool:
     return product.rhs in LOADED and product.lhs != "float32"
 
 
+@on_hopper
 def supports(product: Product) -> str | None:
     """Take int8 and int4 weights, scaled by rows or by groups that divide 64 (or it them)."""
     grouped = product.rhs_scale == "group" and not product.symbolic

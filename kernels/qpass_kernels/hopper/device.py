@@ -1,24 +1,27 @@
 """Whether the GPU here has the instructions that the kernels for Hopper are made of."""
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
 
-from qpass_kernels.kernel import Kernel, Product
+from qpass_kernels.kernel import Product
+
+Supports = Callable[[Product], str | None]
 
 HOPPER = "9.0"
 """Compute capability of GPUs with asynchronous products of warpgroups; later ones have others."""
 
 
-def for_hopper(kernel: Kernel) -> Kernel:
-    """The kernel, which refuses products on other GPUs instead of failing to compile there."""
-    return replace(kernel, supports=partial(_supports, kernel))
+def on_hopper(supports: Supports) -> Supports:
+    """The same, which refuses products on other GPUs instead of failing to compile there."""
 
+    @wraps(supports)
+    def checked(product: Product) -> str | None:
+        return refusal() or supports(product)
 
-def _supports(kernel: Kernel, product: Product) -> str | None:
-    return refusal() or kernel.supports(product)
+    return checked
 
 
 def refusal() -> str | None:

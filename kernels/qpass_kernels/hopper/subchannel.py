@@ -4,6 +4,7 @@ from typing import Any
 
 from qpass_kernels.hopper import tiles
 from qpass_kernels.hopper.codes import are_codes
+from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.multiply import multiply
 from qpass_kernels.hopper.work import Config, Work
 from qpass_kernels.kernel import Kernel, Product, first_reason
@@ -16,6 +17,7 @@ def meant_for(product: Product) -> bool:
     return are_codes(product) and product.grouped
 
 
+@on_hopper
 def supports(product: Product) -> str | None:
     """Take int8 x int8 and fp8 x fp8 with groups of 64, 128 and their multiples, on either side."""
     return first_reason(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from qpass_kernels.hopper import few_rows, many_rows
+from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
 from qpass_kernels.hopper.many_rows import CONSUMERS, WIDTH, ManyRows
 from qpass_kernels.hopper.registers import LOADED, ROWS, Weight, ring_bytes
@@ -26,6 +27,7 @@ def meant_for(product: Product) -> bool:
     return product.weight_only and product.rhs in LOADED
 
 
+@on_hopper
 def supports(product: Product) -> str | None:
     """Take bfloat16 and float16 activations, and weights whose rows copies can be made of."""
     why = first_reason(
