@@ -27,13 +27,12 @@ def are_codes(product: Product) -> bool:
 @on_hopper
 def supports(product: Product) -> str | None:
     """Take int8 x int8, and fp8 x fp8 of either kind, with one scale a row."""
-    return first_reason(
+    other = first_reason(
         (not are_codes(product), f"{product.lhs} x {product.rhs}, not 8-bit codes of one kind"),
         (product.grouped, "group scales: codes are multiplied before they are scaled"),
-    ) or first_reason(
-        *((reason, reason or "") for reason in (tiles.refused(product),)),
-        (_is_long(product), f"k > {INT32_SAFE_K} overflows int32"),
     )
+    long = first_reason((_is_long(product), f"k > {INT32_SAFE_K} overflows int32"))
+    return other or tiles.refused(product) or long
 
 
 def _is_long(product: Product) -> bool:

@@ -20,16 +20,13 @@ def meant_for(product: Product) -> bool:
 @on_hopper
 def supports(product: Product) -> str | None:
     """Take int8 x int8 and fp8 x fp8 with groups of 64, 128 and their multiples, on either side."""
-    return first_reason(
+    other = first_reason(
         (not are_codes(product), f"{product.lhs} x {product.rhs}, not 8-bit codes of one kind"),
         (not product.grouped, "no group scales"),
-    ) or first_reason(
-        *((reason, reason or "") for reason in (tiles.refused(product),)),
-        (
-            isinstance(product.group, int) and product.group % TILES[-1],
-            f"group {product.group} is no multiple of {TILES[-1]}",
-        ),
     )
+    cut = isinstance(product.group, int) and product.group % TILES[-1]
+    odd = first_reason((cut, f"group {product.group} is no multiple of {TILES[-1]}"))
+    return other or tiles.refused(product) or odd
 
 
 def configs(product: Product) -> tuple[Config, ...]:
