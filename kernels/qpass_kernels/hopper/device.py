@@ -1,4 +1,4 @@
-"""Whether the GPU here has the instructions that the kernels for Hopper are made of."""
+"""The GPU that the kernels for Hopper are made for, and whether it is the one here."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -12,6 +12,9 @@ Supports = Callable[[Product], str | None]
 
 HOPPER = "9.0"
 """Compute capability of GPUs with asynchronous products of warpgroups; later ones have others."""
+
+MULTIPROCESSORS = 132
+"""Those of an H100 or H200: programs that run at the same time, where each takes one."""
 
 
 def on_hopper(supports: Supports) -> Supports:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.hopper.few_rows import LANE
 from qpass_kernels.hopper.registers import (
     MEMORY,
@@ -58,7 +59,7 @@ class ManyRows:
     k: int
     steps: int
     scaled: Literal["sums", "codes"] = "sums"
-    programs: int = 132
+    programs: int = MULTIPROCESSORS
     band: int = 8
 
     def fits(self, product: Product) -> bool:

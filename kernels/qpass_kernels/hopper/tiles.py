@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.hopper.work import Config
 from qpass_kernels.kernel import Product, first_reason
 
-BLOCKS = Config.blocks
 FEW = 64  # rows of lhs up to which the weight is the left side
 LEAST_STEPS = 4  # tiles of K that a block should have to itself
 
@@ -59,7 +59,7 @@ def _for_many(product: Product, k: int) -> list[Config]:
     square = Config(128, 128, k, steps=5)
     small = Config(64, 128, k, steps=6)
     order = [large, square, small] if _has_room(product) else [square, small]
-    best = next((c for c in order if _count(product, c) >= BLOCKS), small)
+    best = next((c for c in order if _count(product, c) >= MULTIPROCESSORS), small)
     split = _split(product, k, product.n, best.n, -(-product.m // best.m))
     bands = [replace(order[0], band=band) for band in (4, 16)]
     return [replace(best, split=split), *order, *bands, *_pairs(product, large, square)]
@@ -84,5 +84,5 @@ def _count(product: Product, config: Config) -> int:
 
 def _split(product: Product, k: int, n: int, tile: int, rows: int = 1) -> int:
     """Split K so that no multiprocessor is idle, but none has less than a few tiles."""
-    idle = BLOCKS // (rows * -(-n // tile))
+    idle = MULTIPROCESSORS // (rows * -(-n // tile))
     return max(1, min(idle, product.k // (LEAST_STEPS * k)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from qpass_kernels.hopper import few_rows, many_rows
-from qpass_kernels.hopper.device import on_hopper
+from qpass_kernels.hopper.device import MULTIPROCESSORS, on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
 from qpass_kernels.hopper.many_rows import CONSUMERS, WIDTH, ManyRows
 from qpass_kernels.hopper.registers import LOADED, ROWS, Weight, ring_bytes
@@ -14,7 +14,6 @@ from qpass_kernels.kernel import Kernel, Product, dtype, first_reason, result_ty
 
 Config = FewRows | ManyRows
 ALIGNED = 64  # elements: what copies of codes and of activations can be cut at
-MULTIPROCESSORS = 132
 FEW = 64  # rows of activations up to which the weight is read once
 MOST_OF_FEW, LEAST_OF_MANY = 1024, 17  # rows of activations between which both ways are tried
 LEAST_STEPS_OF_SUMS = 32

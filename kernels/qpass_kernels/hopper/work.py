@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.kernel import Product, dtype
 
 ROWS = 64  # of the left side, by one warpgroup
@@ -38,7 +39,7 @@ class Config:
     split: int = 1
     band: int = 8
     pairs: bool = False
-    blocks: int = 132
+    blocks: int = MULTIPROCESSORS
 
 
 @dataclass(frozen=True)
