@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.hopper.layouts import LAYOUT, of_columns, spread
 from qpass_kernels.kernel import Product, dtype, result_type
 
 STEPS = 4  # tiles along K in flight: 4 of the largest fill 128 of 227 KB shared memory
-LAYOUT = plgpu.Layout
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,6 @@ def choose_tiles(product: Product, max_m: int, max_k: int) -> Tiles:
     whole_k = product.groups * product.group if product.grouped else product.k
     k = max_k if whole_k % max_k == 0 else 64
     return Tiles(m, n, k, _up(product.m, m), _up(product.n, n), _up(whole_k, k))
-
-
-def swizzled(kind: Any, columns: int) -> tuple[Any, ...]:
-    """Lay a tile out as the tensor core reads it: 8 rows by up to 128 bytes, swizzled."""
-    bits = jax.dtypes.itemsize_bits(kind)
-    swizzle = plgpu.find_swizzle(columns * bits)
-    # jax leaves a method of these that only its interpreter calls abstract to type checkers
-    return (
-        plgpu.TilingTransform((8, swizzle * 8 // bits)),  # pyright: ignore[reportAbstractUsage]
-        plgpu.SwizzleTransform(swizzle),  # pyright: ignore[reportAbstractUsage]
-    )
 
 
 @dataclass(frozen=True)
@@ -114,9 +103,9 @@ def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Calla
         acc_type = plgpu.WGMMAAccumulatorRef((tiles.n, tiles.m), body.accumulator)
         total = pl.run_scoped(accumulate, acc_type).astype(jnp.float32)
         plgpu.barrier_wait(memory["ready"])
-        total = total * _spread(memory["m_scale"], total.shape, 1)
+        total = total * spread(memory["m_scale"], total.shape, 1)
         if row:
-            total = total * _spread(memory["n_scale"], total.shape, 0)
+            total = total * spread(memory["n_scale"], total.shape, 0)
         _store(total.astype(out.dtype), memory["tile"], out.at[here, there], interpret)
 
     memory = {
@@ -146,7 +135,7 @@ def _multiply(
     n, m = jax.lax.axis_index("n"), jax.lax.axis_index("m")
 
     def spec(shape: tuple, index: Callable, kind: Any) -> Any:
-        transforms = swizzled(kind, tiles.k)
+        transforms = of_columns(kind, tiles.k)
         return plgpu.BlockSpec(shape, index, transforms=transforms, delay_release=body.in_flight)
 
     def step(_: Any, w: Any, x: Any, scale: Any = None) -> None:
@@ -166,12 +155,6 @@ def _multiply(
 
 def _fetch(source: Any, target: Any, ready: Any) -> None:
     plgpu.copy_gmem_to_smem(source, target, ready)
-
-
-def _spread(scale: Any, shape: tuple, axis: int) -> Any:
-    """Repeat a vector in shared memory over a tile in registers."""
-    vector = plgpu.load(scale, layout=LAYOUT.WGMMA.reduce(1 - axis))
-    return jax.lax.broadcast_in_dim(vector, shape, (axis,))
 
 
 def _store(total: Any, shared: Any, out: Any, interpret: Any) -> None:

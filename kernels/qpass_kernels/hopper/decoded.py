@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from qpass_kernels.hopper.blocks import LAYOUT, Body, call, choose_tiles, swizzled
+from qpass_kernels.hopper.blocks import Body, call, choose_tiles
 from qpass_kernels.hopper.device import on_hopper
+from qpass_kernels.hopper.layouts import LAYOUT, LOADED, column_numbers, of_columns
 from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
 from qpass_kernels.reference import INT32_SAFE_K
 
 MAX_M, K = 64, 64
-# Layouts from which codes widened to 16 bits come to lie as wgmma wants them.
-LOADED = {"int4": LAYOUT.WGMMA_UPCAST_4X, "int8": LAYOUT.WGMMA_UPCAST_2X}
 
 
 def meant_for(product: Product) -> bool:
@@ -57,7 +56,8 @@ def run(
     """
     kind = _operand(product)
     tiles = choose_tiles(product, MAX_M, 128 if kind == "int8" else K)
-    scratch = plgpu.SMEM((tiles.n, tiles.k), dtype(kind), transforms=swizzled(dtype(kind), tiles.k))
+    lines = of_columns(dtype(kind), tiles.k)
+    scratch = plgpu.SMEM((tiles.n, tiles.k), dtype(kind), transforms=lines)
 
     def step(acc: Any, w: Any, x: Any, scale: Any, scratch: Any) -> None:
         values = _decode(product, w, dtype(kind), scale, interpret)
@@ -106,14 +106,8 @@ def _group_scales(scale: Any, shape: tuple[int, int], group: int, interpret: Any
 
     spread = row(0)
     for index in range(1, scale.shape[0]):
-        spread = jnp.where(_columns(shape, interpret) >= index * group, row(index), spread)
+        spread = jnp.where(column_numbers(shape, interpret) >= index * group, row(index), spread)
     return spread
-
-
-def _columns(shape: tuple[int, int], interpret: Any) -> Any:
-    if interpret:
-        return jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=LAYOUT.WGMMA)
 
 
 HOPPER_DECODED = Kernel("hopper_decoded", ("cuda",), supports, run, meant_for=meant_for)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from qpass_kernels.hopper.work import ROWS, WIDTHS, Work, row_bytes, swizzled
+from qpass_kernels.hopper.layouts import LAYOUT, spread, swizzled
+from qpass_kernels.hopper.work import ROWS, WIDTHS, Work, row_bytes
 
-LAYOUT = plgpu.Layout
 LEAST = 32  # float32 numbers that can be copied at a time: one for each thread of a warp
 
 
@@ -32,7 +32,7 @@ def _transforms(work: Work) -> tuple[Any, ...]:
     itemsize = work.result.itemsize
     columns = ROWS if work.config.turned else work.piece
     width = row_bytes(work.product.n * itemsize, columns * itemsize)
-    return swizzled(width or WIDTHS[-1], itemsize)
+    return swizzled(width or WIDTHS[-1], 8 * itemsize)
 
 
 def _count(work: Work, side: str) -> int:
@@ -102,9 +102,3 @@ def _target(work: Work, out: Any, start: dict, first: int) -> Any:
     left, right = work.sides
     at = {left: pl.ds(start[left], ROWS), right: pl.ds(start[right] + first, work.piece)}
     return out.at[at["lhs"], at["rhs"]]
-
-
-def spread(scale: Any, shape: tuple[int, int], axis: int) -> Any:
-    """Repeat a vector in shared memory over a tile in registers, along the other axis."""
-    vector = plgpu.load(scale, layout=LAYOUT.WGMMA.reduce(1 - axis))
-    return jax.lax.broadcast_in_dim(vector, shape, (axis,))

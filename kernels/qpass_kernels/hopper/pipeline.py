@@ -17,9 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper import epilogue
-from qpass_kernels.hopper.work import PART, ROWS, Work, row_bytes, swizzled
-
-LAYOUT = plgpu.Layout
+from qpass_kernels.hopper.layouts import LAYOUT, spread, swizzled
+from qpass_kernels.hopper.work import PART, ROWS, Work, row_bytes
 
 
 def matrix(work: Work, interpret: Any) -> Callable[..., Any]:
@@ -93,7 +92,7 @@ def _pipeline(work: Work, at: dict, part: Any, step: Callable, compute: Callable
         return plgpu.BlockSpec(
             (work.tile(side), config.k),
             lambda k: (at[side], part * work.k_steps + k),
-            transforms=swizzled(row_bytes(product.k, config.k) or config.k, 1),
+            transforms=swizzled(row_bytes(product.k, config.k) or config.k, 8),
             delay_release=ahead,
             collective_axes=("pair",) if side == "rhs" and config.pairs else (),
         )
@@ -203,12 +202,12 @@ def _product(work: Work, left: Any, right: Any, scales: dict, columns: Any) -> A
 
 def _factors(work: Work, scales: dict, columns: Any) -> list[Any]:
     """Spread the group scales of a tile over a part of it, lhs first."""
-    spread, shape = [], (ROWS, columns.size)
+    factors, shape = [], (ROWS, columns.size)
     for side, scale in scales.items():
         if side == work.sides[0]:
-            spread.append(epilogue.spread(_mine(scale.at[0]), shape, 0))
+            factors.append(spread(_mine(scale.at[0]), shape, 0))
         else:
-            spread.append(epilogue.spread(scale.at[0, columns], shape, 1))
+            factors.append(spread(scale.at[0, columns], shape, 1))
     if scales and columns.start + columns.size == work.columns:
         plgpu.commit_smem()  # the next copy into their memory comes after these reads
-    return spread
+    return factors

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from qpass_kernels.hopper.blocks import LAYOUT, swizzled
+from qpass_kernels.hopper.layouts import LAYOUT, LOADED, column_numbers, of_columns
 from qpass_kernels.kernel import Product
 
 ROWS = 64  # of the weight that one warpgroup multiplies
 MEMORY = 226 * 1024  # bytes of shared memory that tiles may take; barriers need a little
 LINE = 128  # bytes that the widest swizzle covers
-# Layouts from which codes widened to 16 bits come to lie as wgmma wants them.
-LOADED = {"int4": LAYOUT.WGMMA_UPCAST_4X, "int8": LAYOUT.WGMMA_UPCAST_2X}
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,12 @@ class Weight:
 def weight_layout(codes: str, k: int) -> tuple[Any, ...]:
     """Lay a tile of codes out in shared memory: lines as long as K and the swizzle allow."""
     bits = jax.dtypes.itemsize_bits(jnp.dtype(codes))
-    return swizzled(jnp.dtype(codes), min(k, LINE * 8 // bits))
+    return of_columns(jnp.dtype(codes), min(k, LINE * 8 // bits))
 
 
 def float_layout(kind: Any, columns: int) -> tuple[Any, ...]:
     """Lay a tile of 16 or 32 bit floats out in shared memory; cut only between `columns`."""
-    return swizzled(kind, min(columns, LINE // jnp.dtype(kind).itemsize))
+    return of_columns(kind, min(columns, LINE // jnp.dtype(kind).itemsize))
 
 
 def ring_bytes(product: Product, rows: int, m: int, k: int) -> int:
@@ -149,15 +147,9 @@ def _along_columns(weight: Weight, shape: tuple[int, int], scale: Callable[[int]
     scales = spread(scale(0), weight.k)
     for index, span in enumerate(weight.spans()):
         if index:
-            here = _iota(weight, shape) >= span.start
+            here = column_numbers(shape, weight.simulated) >= span.start
             scales = jnp.where(here, spread(scale(index), weight.k), scales)
     return scales
-
-
-def _iota(weight: Weight, shape: tuple[int, int]) -> Any:
-    if weight.simulated:
-        return jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=LAYOUT.WGMMA)
 
 
 def turned(weight: Weight, values: Any) -> Any:

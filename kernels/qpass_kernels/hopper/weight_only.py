@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from qpass_kernels.hopper import few_rows, many_rows
 from qpass_kernels.hopper.device import MULTIPROCESSORS, on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
+from qpass_kernels.hopper.layouts import LOADED
 from qpass_kernels.hopper.many_rows import CONSUMERS, WIDTH, ManyRows
-from qpass_kernels.hopper.registers import LOADED, ROWS, Weight, ring_bytes
+from qpass_kernels.hopper.registers import ROWS, Weight, ring_bytes
 from qpass_kernels.kernel import Kernel, Product, dtype, first_reason, result_type
 
 Config = FewRows | ManyRows

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.kernel import Product, dtype
@@ -135,15 +134,6 @@ class Work:
     def piece(self) -> int:
         """Columns of a tile that are written at a time: 128 bytes of a row."""
         return min(self.columns, 128 // self.result.itemsize)
-
-
-def swizzled(width: int, itemsize: int) -> tuple[Any, ...]:
-    """Lay rows out as the tensor core reads them: 8 of them by `width` bytes, swizzled."""
-    # jax leaves a method of these that only its interpreter calls abstract to type checkers
-    return (
-        plgpu.TilingTransform((8, width // itemsize)),  # pyright: ignore[reportAbstractUsage]
-        plgpu.SwizzleTransform(width),  # pyright: ignore[reportAbstractUsage]
-    )
 
 
 def row_bytes(k: int, tile: int) -> int | None:
