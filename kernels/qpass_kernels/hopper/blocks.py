@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.hopper import batches
 from qpass_kernels.hopper.layouts import LAYOUT, of_columns, spread
 from qpass_kernels.kernel import Product, dtype, result_type
 
@@ -78,10 +79,7 @@ def call(product: Product, tiles: Tiles, body: Body, operands: tuple, interpret:
         _fit(rhs_scale, (n, 1))[..., 0] if row else jnp.swapaxes(rhs_scale, 1, 2),
     )
     whole = replace(product, m=m, n=n, k=k)
-    if product.batch == 1:
-        out = _matrix(whole, tiles, body, interpret)(*(x[0] for x in arrays))[None]
-    else:
-        out = jax.vmap(_matrix(whole, tiles, body, interpret))(*arrays)
+    out = batches.each(_matrix(whole, tiles, body, interpret), arrays)
     return out[:, : product.m, : product.n].astype(result.dtype)
 
 

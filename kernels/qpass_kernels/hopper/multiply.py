@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from qpass_kernels.hopper import batches
 from qpass_kernels.hopper.pipeline import matrix
 from qpass_kernels.hopper.work import Work
 from qpass_kernels.kernel import dtype
@@ -26,12 +26,7 @@ def multiply(work: Work, operands: tuple, interpret: Any) -> Any:
     late = [scales[side][..., 0] for side in work.late]
     groups = [jnp.swapaxes(scales[side], 1, 2) for side in work.with_scale("group")]
     arrays = (_whole(lhs), rhs, *late, *groups)
-    kernel = matrix(work, interpret)
-    if work.product.batch == 1:
-        parts = kernel(*(x[0] for x in arrays))[None]
-    else:
-        parts = jax.vmap(kernel)(*arrays)
-    parts = parts[:, :, : work.product.m]
+    parts = batches.each(matrix(work, interpret), arrays)[:, :, : work.product.m]
     if work.config.split > 1:
         return _added(work, parts, lhs_scale, rhs_scale)
     return parts[:, 0].astype(dtype(work.product.out))

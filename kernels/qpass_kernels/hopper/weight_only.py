@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from qpass_kernels.hopper import few_rows, many_rows
+from qpass_kernels.hopper import batches, few_rows, many_rows
 from qpass_kernels.hopper.device import MULTIPROCESSORS, on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
 from qpass_kernels.hopper.layouts import LOADED
@@ -85,10 +84,7 @@ def run(
     else:
         multiply = many_rows.multiply(config, *how)
     operands = (_aligned(lhs), rhs, _scales(rhs_scale, config, group))
-    if product.batch == 1:
-        out = multiply(*(x[0] for x in operands))[None]
-    else:
-        out = jax.vmap(multiply)(*operands)
+    out = batches.each(multiply, operands)
     if isinstance(config, FewRows):
         out = jnp.sum(out, 1, dtype=jnp.float32) if config.split > 1 else out[:, 0]
     return out[:, : product.m, : product.n].astype(result.dtype)
