@@ -8,6 +8,10 @@ from qpass_kernels.kernel import Selection as Selection
 from qpass_kernels.kernel import portable as portable
 from qpass_kernels.kernel import select as select
 from qpass_kernels.native import NATIVE_KERNELS as NATIVE_KERNELS
+from qpass_kernels.ragged import RaggedMatmul as RaggedMatmul
+from qpass_kernels.ragged import RaggedProduct as RaggedProduct
+from qpass_kernels.ragged_choice import RaggedSelection as RaggedSelection
+from qpass_kernels.ragged_choice import select_ragged as select_ragged
 from qpass_kernels.reference import REFERENCE as REFERENCE
 from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS
 from qpass_kernels.xla import XLA as XLA

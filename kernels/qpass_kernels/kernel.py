@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from qpass_kernels.ragged import RaggedMatmul
 from qpass_kernels.row_quantizer import RowQuantizer
 
 # 8-bit floats that no tensor core of the kernels here multiplies
@@ -122,6 +123,7 @@ class Kernel:
             or split over devices by the compiler.
         rows: a way to quantize the rows of left operands, whichever kernel of the table multiplies
             them; None: this kernel brings none.
+        ragged: a way to compute ragged products (mixtures of experts); None: it has none.
         meant_for: whether the product is of the kind that this kernel is there for; others are
             passed over without a word.
         slow: (Product, whether the weight is first padded to whole groups, the name of the type
@@ -140,6 +142,7 @@ class Kernel:
     reads: Callable[[Product], bool] = lambda product: False
     local: bool = False
     rows: RowQuantizer | None = None
+    ragged: RaggedMatmul | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
     slow: Callable[[Product, bool, str], str] = lambda product, padded, decoded: ""
     configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()

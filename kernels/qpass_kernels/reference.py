@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass_kernels.kernel import Kernel, Product, dtype
+from qpass_kernels.ragged_reference import by_experts
 
 # 128 * 128 * K stays below 2**31 up to here; a longer group is added up in float32 instead.
 INT32_SAFE_K = (2**31 - 1) // (128 * 128)
@@ -83,4 +84,4 @@ def pick(scale: Any, index: Any) -> Any:
     return lax.dynamic_slice_in_dim(scale, index, 1, axis=2)
 
 
-REFERENCE = Kernel("reference", (), lambda product: None, run)
+REFERENCE = Kernel("reference", (), lambda product: None, run, ragged=by_experts("reference", run))
