@@ -16,9 +16,7 @@ from qpass.ops.matmul import describe, quantized_matmul_p
 from qpass.rules import Rule
 from qpass_kernels import KERNELS, Kernel, Product
 from qpass_kernels.kernel import ALIASES
-from qpass_kernels.tuning import Method, Trial, Tuned, bucket, search
-
-METHOD = Method()
+from qpass_kernels.tuning import METHOD, Method, Trial, Tuned, bucket, search
 
 
 @dataclass(frozen=True)

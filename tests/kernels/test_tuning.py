@@ -11,6 +11,7 @@ import pytest
 from qpass_kernels import REFERENCE, Kernel, select
 from qpass_kernels.tuning import Choice, Method, Tuned, bucket, load, search, shipped
 from qpass_kernels.tuning.operands import operands
+from qpass_kernels.tuning.timing import in_turns, take_turns
 from tests.kernels.oracle import exact, product
 
 P = product(8, 16, 32, "bfloat16", "int8")
@@ -37,7 +38,7 @@ def kernel(name, configs, platforms=("cpu",), supports=lambda product: None, log
 
 
 class Clock:
-    """The first candidate's turns take 5, 5, ... seconds, the second's 1, by who is in turn."""
+    """Turns take these seconds, in the order in which they come."""
 
     def __init__(self, seconds):
         self.pace = itertools.cycle(seconds)
@@ -59,10 +60,11 @@ def rows(number, form="Config"):
     return (("form", form), ("rows", number), ("wrong", False))
 
 
-def test_every_setting_is_timed_and_the_fastest_is_seen():
+def test_every_setting_is_timed():
     table = (kernel("two", (Config(64), Config(128))),)
     trials = search(table, P, Method(rounds=1, cache=1, least=2, clock=Clock([4.0, 1.0])))
-    assert [(t.config.rows, t.seconds) for t in trials] == [(64, 2.0), (128, 0.5)]  # of two calls
+    assert [t.config.rows for t in trials] == [64, 128]
+    assert {t.seconds for t in trials} == {2.0, 0.5}  # of two calls, whoever was first
 
 
 def test_small_weights_come_again_until_there_are_calls_enough():
@@ -72,11 +74,33 @@ def test_small_weights_come_again_until_there_are_calls_enough():
     assert [method.calls(p) for p in (small, large)] == [64, 16]
 
 
-def test_candidates_take_turns():
-    table = (kernel("two", (Config(64), Config(128))),)
-    clock = Clock([4.0, 1.0, 1.0, 4.0])  # the second one begins the second round
-    trials = search(table, P, Method(rounds=2, cache=1, least=2, clock=clock))
-    assert [t.seconds for t in trials] == [2.0, 0.5]
+def test_everybody_has_a_turn_a_round_and_follows_every_other():
+    log = []
+    turns = {name: lambda name=name: log.append(name) or float(ord(name)) for name in "abc"}
+    seconds = take_turns(turns, 30)
+    rounds = ["".join(log[i : i + 3]) for i in range(0, 90, 3)]
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert {one[i : i + 2] for one in rounds for i in (0, 1)} == {
+        "ab",
+        "ac",
+        "ba",
+        "bc",
+        "ca",
+        "cb",
+    }
+    assert seconds == {name: (float(ord(name)),) * 30 for name in "abc"}
+
+
+def test_the_middle_round_counts_and_warming_up_does_not():
+    now = [0.0]
+
+    def work(*seconds):
+        left = list(seconds)
+        return lambda: now.__setitem__(0, now[0] + left.pop(0))
+
+    programs = {"slow": work(100.0, 5.0, 7.0, 6.0), "fast": work(100.0, 2.0, 1.0, 3.0)}
+    method = Method(rounds=3, clock=lambda: now[0])
+    assert in_turns(programs, method) == {"slow": 6.0, "fast": 2.0}
 
 
 def test_what_fails_or_computes_something_else_is_left_out_with_a_reason():

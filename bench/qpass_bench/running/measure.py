@@ -8,7 +8,6 @@ ratio to the first is taken round by round before the median.
 from __future__ import annotations
 
 import os
-import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,8 @@ from functools import partial
 from typing import Any
 
 import jax
+
+from qpass_kernels.tuning.timing import one_call, take_turns
 
 
 def machine() -> dict[str, Any]:
@@ -83,29 +84,6 @@ def interleaved(
     for call in contestants.values():
         jax.block_until_ready(call())
         tick()
-    turns = {name: partial(_once, call, clock) for name, call in contestants.items()}
+    turns = {name: partial(one_call, call, clock) for name, call in contestants.items()}
     seconds = take_turns(turns, rounds, tick)
     return {name: Timing(own, seconds[next(iter(turns))]) for name, own in seconds.items()}
-
-
-def take_turns(
-    turns: Mapping[str, Callable[[], float]], rounds: int, tick: Callable[[], None] = lambda: None
-) -> dict[str, tuple[float, ...]]:
-    """Seconds of every round by name, where each turn runs a contestant and says how long it took.
-
-    A round gives each one turn, in an order that is drawn for it (in every run the same): threads
-    of one contestant may still be awake, and its arrays in the cache, when the next one starts.
-    """
-    order = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name in order.sample(list(turns), len(turns)):
-            seconds[name].append(turns[name]())
-            tick()
-    return {name: tuple(own) for name, own in seconds.items()}
-
-
-def _once(call: Callable[[], Any], clock: Callable[[], float]) -> float:
-    start = clock()
-    jax.block_until_ready(call())
-    return clock() - start

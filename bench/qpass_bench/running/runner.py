@@ -17,9 +17,10 @@ from qpass_bench.cases.catalogue import Case, describe, occurs
 from qpass_bench.cases.schemes import BASE
 from qpass_bench.running.contenders import Contender, Entry, contender, draw, variants
 from qpass_bench.running.machine import details, free_memory
-from qpass_bench.running.measure import Timing, take_turns
+from qpass_bench.running.measure import Timing
 from qpass_bench.running.roofline import Roofline, Sampler, sampler
 from qpass_bench.running.sweep import SLOW
+from qpass_kernels.tuning.timing import take_turns
 
 SCHEMA = "qpass-bench/1"
 HELD_AT_ONCE = 36

@@ -8,4 +8,5 @@ from qpass_kernels.tuning.shipped import for_device as for_device
 from qpass_kernels.tuning.shipped import shipped as shipped
 from qpass_kernels.tuning.table import Tuned as Tuned
 from qpass_kernels.tuning.table import load as load
+from qpass_kernels.tuning.timing import METHOD as METHOD
 from qpass_kernels.tuning.timing import Method as Method

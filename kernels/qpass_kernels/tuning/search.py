@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qpass_kernels.kernel import ALIASES, Kernel, Product
+from qpass_kernels.kernel import Kernel, Product, is_for
 from qpass_kernels.reference import REFERENCE
 from qpass_kernels.tuning.choice import Choice, fields_of
 from qpass_kernels.tuning.operands import copies_of, operands
 from qpass_kernels.tuning.ptxas import compile_and_report
-from qpass_kernels.tuning.timing import Method, in_turns, one_after_another
+from qpass_kernels.tuning.timing import METHOD, Method, in_turns, one_after_another
 
-METHOD = Method()
 WRONG = 0.05  # of the largest number in the result: what no rounding explains
 
 
@@ -51,10 +50,8 @@ class Trial:
 
 def candidates(kernels: Sequence[Kernel], platform: str, product: Product) -> Iterator[Candidate]:
     """All that may compute a product on a platform, in the table's order."""
-    platform = ALIASES.get(platform, platform)
     for kernel in kernels:
-        here = not kernel.platforms or platform in kernel.platforms
-        if here and kernel.meant_for(product) and kernel.supports(product) is None:
+        if is_for(kernel, platform, product) and kernel.supports(product) is None:
             for config in kernel.configs(product) or (None,):
                 yield Candidate(kernel, config)
 

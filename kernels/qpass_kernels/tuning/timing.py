@@ -1,10 +1,12 @@
 """How products are timed: in turns, with weights that no cache holds, many calls to a program."""
 
 import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -41,6 +43,9 @@ class Method:
         return max(self.weights(product), min(MOST_CALLS, self.least))
 
 
+METHOD = Method()
+
+
 def one_after_another(
     run: Callable[..., Any],
     calls: int,
@@ -62,15 +67,34 @@ def one_after_another(
 
 
 def in_turns(programs: Mapping[Any, Callable[[], Any]], method: Method) -> dict[Any, float]:
-    """Median seconds of each program, which runs once before; who is first in a round changes."""
+    """Median seconds of each program, which runs once before, untimed."""
     for program in programs.values():
         jax.block_until_ready(program())
-    seconds: dict[Any, list[float]] = {name: [] for name in programs}
-    names = list(programs)
-    for number in range(method.rounds):
-        first = number % max(1, len(names))
-        for name in names[first:] + names[:first]:
-            start = method.clock()
-            jax.block_until_ready(programs[name]())
-            seconds[name].append(method.clock() - start)
+    turns = {name: partial(one_call, call, method.clock) for name, call in programs.items()}
+    seconds = take_turns(turns, method.rounds)
     return {name: statistics.median(own) for name, own in seconds.items()}
+
+
+def take_turns[T](
+    turns: Mapping[T, Callable[[], float]], rounds: int, tick: Callable[[], None] = lambda: None
+) -> dict[T, tuple[float, ...]]:
+    """Seconds of every round by name, where each turn runs a contestant and says how long it took.
+
+    A round gives each one turn, in an order that is drawn for it (in every run the same): threads
+    of one contestant may still be awake, and its arrays in the cache, when the next one starts.
+    ``tick`` is called after every turn.
+    """
+    order = random.Random(0)
+    seconds: dict[T, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name in order.sample(list(turns), len(turns)):
+            seconds[name].append(turns[name]())
+            tick()
+    return {name: tuple(own) for name, own in seconds.items()}
+
+
+def one_call(call: Callable[[], Any], clock: Callable[[], float]) -> float:
+    """Seconds of a call; its results are waited for."""
+    start = clock()
+    jax.block_until_ready(call())
+    return clock() - start

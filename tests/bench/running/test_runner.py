@@ -8,11 +8,12 @@ import pytest
 from qpass.errors import QPassError
 from qpass_bench.cases.catalogue import LLAMA_70B, Product, Transformer
 from qpass_bench.cases.schemes import FLOATS, PRODUCT_VARIANTS
-from qpass_bench.running import guests, measure, runner, session
+from qpass_bench.running import guests, runner, session
 from qpass_bench.running.contenders import Contender, Entry, variants
 from qpass_bench.running.roofline import Roofline, sampler
 from qpass_bench.running.runner import Missing, Result, Settings, rows
 from qpass_bench.running.session import Asked
+from qpass_kernels.tuning.timing import take_turns
 from tests.bench.running.test_worker import PEER, script
 
 CASE = Product("tiny", "product", 2, 16, 8)
@@ -154,12 +155,12 @@ def test_what_no_plan_said_is_measured_again_before_it_counts(monkeypatch, plann
 
     turns = []
 
-    def take_turns(running, count):
+    def counted(running, count):
         turns.extend([count] * len(running))
-        return measure.take_turns(running, count)
+        return take_turns(running, count)
 
     monkeypatch.setattr(runner, "line_up", line_up)
-    monkeypatch.setattr(runner, "take_turns", take_turns)
+    monkeypatch.setattr(runner, "take_turns", counted)
     settings = Settings(rounds=2, sittings=1, longest=9.0, again=5)
     report = runner.run([CASE], settings, probes=sampler((2**16,), 16))
     (own,) = (row for row in report["rows"] if row["kind"] == "qpass")
