@@ -5,7 +5,7 @@ Layers are written out one after another, so that every weight is an array of it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -13,22 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 
 import qpass
+from qpass_bench.cases.catalogue import LLAMA_8B, Sizes
 from qpass_bench.models.decoder import attend, rope_angles, rotate
 from qpass_kernels import Kernel
 from qpass_kernels.tuning.timing import Method, in_turns
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a decoder; its rotary base is Llama 3's."""
+class Shape(Sizes):
+    """Sizes of a decoder, and its rotary base, which is Llama 3's."""
 
-    layers: int = 32
-    width: int = 4096
-    heads: int = 32
-    kv_heads: int = 8
-    head_dim: int = 128
-    hidden: int = 14336
-    vocab: int = 128_256
     rope_base: float = 500_000.0
 
     def weights(self) -> dict[str, tuple[int, int]]:
@@ -44,6 +38,9 @@ class Shape:
             "up": (self.width, self.hidden),
             "down": (self.hidden, self.width),
         }
+
+
+LLAMA = Shape(**asdict(LLAMA_8B))
 
 
 def draw(shape: Shape, seed: int = 0) -> dict[str, Any]:

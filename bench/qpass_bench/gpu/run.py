@@ -23,7 +23,6 @@ from qpass_kernels.tuning.timing import Method
 
 RESULTS = Path(__file__).parents[2] / "results"
 METHOD = Method(rounds=11, least=64)
-LLAMA = decoder.Shape()
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Asked:
     cases: Sequence[Case] = CASES
     method: Method = METHOD
     checks: int = 66
-    shape: decoder.Shape | None = LLAMA
+    shape: decoder.Shape | None = decoder.LLAMA
     context: int = 512
     steps: int = 16
     prompt: int = 4096
@@ -146,7 +145,7 @@ def main(words: Sequence[str] | None = None) -> int:
         cases=[case for case in CASES if given.only in case.name],
         method=dataclasses.replace(METHOD, rounds=given.rounds),
         checks=given.checks,
-        shape=None if given.no_model else LLAMA,
+        shape=None if given.no_model else decoder.LLAMA,
     )
     report = run(asked)
     given.out.mkdir(parents=True, exist_ok=True)

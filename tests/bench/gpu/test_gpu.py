@@ -16,7 +16,7 @@ from qpass_kernels import REFERENCE, XLA, Kernel
 from qpass_kernels.tuning import Method
 
 QUICK = Method(rounds=1, cache=1, least=2)
-TINY = decoder.Shape(layers=1, width=16, heads=2, kv_heads=1, head_dim=8, hidden=32, vocab=32)
+TINY = decoder.Shape("tiny", 16, 32, 2, 1, 8, vocab=32)
 HERE = dataclasses.replace(XLA, platforms=("cpu",))
 
 
