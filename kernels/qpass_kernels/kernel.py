@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from qpass_kernels.epilogue import NOTHING, Epilogue, finish
 from qpass_kernels.ragged import RaggedMatmul
 from qpass_kernels.row_quantizer import RowQuantizer
 
@@ -36,6 +38,7 @@ class Product:
             stored: an array `[B, N, K]` of any dtype of four bits, or without gaps in bytes
             `[B, N, ceil(bits * K / 8)]`, the first code in the lowest bits. None: codes are of the
             dtype `rhs`, and the numbers that they are.
+        epilogue: what follows the sums, before they are cast to `out`.
 
     Raises:
         ValueError: a dtype or a scale layout that no kernel can be asked for.
@@ -52,6 +55,7 @@ class Product:
     lhs_scale: Literal["none", "row", "group"]
     rhs_scale: Literal["row", "group"]
     table: tuple[float, ...] | None = None
+    epilogue: Epilogue = NOTHING
 
     def __post_init__(self):
         _one_of("lhs", self.lhs, CODES + FLOATS)
@@ -71,6 +75,11 @@ class Product:
     def decoded(self) -> "Product":
         """The product once codes with a table have been turned into the dtype `rhs`."""
         return replace(self, table=None)
+
+    @property
+    def sums(self) -> "Product":
+        """The product without its epilogue: what that takes, in float32."""
+        return replace(self, epilogue=NOTHING, out="float32") if self.epilogue else self
 
     @property
     def grouped(self) -> bool:
@@ -113,7 +122,8 @@ class Kernel:
         platforms: lowering platforms ("cpu", "cuda", "tpu"); empty means every platform.
         supports: Product -> None, or the reason for refusing it.
         run: (product, lhs `[B, M, K]`, lhs_scale f32 or None, rhs `[B, N, K]`, rhs_scale f32)
-            -> `[B, M, N]` in `product.out`. Traceable; asked only for supported products.
+            -> `[B, M, N]` in `product.out`. Traceable; asked only for supported products. One
+            that `fuses` gets the operands of the epilogue after these.
         run_stacked: the same where rhs is a layer of a stack that is read in place: (product, lhs,
             lhs_scale, stack `[S, B, N, K]`, stack_scale `[S, B, N, 1 or G]`, index int32 scalar).
             None: the layer is cut out and handed to `run`. Both give the same bits.
@@ -129,6 +139,8 @@ class Kernel:
         slow: (Product, whether the weight is first padded to whole groups, the name of the type
             that it is first decoded from or "", both at every call) -> what a plan should say where
             this may be slower than float; "" where it should not be, or nobody knows.
+        fuses: whether `run` computes the product's epilogue as well. For all others it is applied
+            to what they give in float32.
         configs: Product -> what `run` takes as `config=` for a supported product: frozen
             dataclasses of plain values, the one that `run` takes by itself first. Empty: `run`
             has no such argument. `qpass_kernels.tuning` picks among them by measuring.
@@ -145,6 +157,7 @@ class Kernel:
     ragged: RaggedMatmul | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
     slow: Callable[[Product, bool, str], str] = lambda product, padded, decoded: ""
+    fuses: Callable[[Product], bool] = lambda product: False
     configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()
 
 
@@ -155,12 +168,32 @@ class Selection:
     Attributes:
         kernel: the kernel.
         refused: those before it that refused, with their reasons.
-        product: what it is asked for: without a table where it does not read that.
+        product: what it is asked for: without a table where it does not read that, without an
+            epilogue where it does not fuse that.
     """
 
     kernel: Kernel
     refused: tuple[tuple[str, str], ...]
     product: Product
+
+
+def run_whole(
+    product: Product, run: Callable[..., Any], asked: Product, *operands: Any, **named: Any
+) -> Any:
+    """Run a kernel on the part of a product that it computes, and then what is left of it.
+
+    Args:
+        product: the whole product.
+        run: `Kernel.run` or `Kernel.run_stacked`.
+        asked: the part (`Selection.product`).
+        *operands: what `run` takes, then those of `product.epilogue`.
+        **named: for `run`.
+    """
+    if asked.epilogue == product.epilogue:
+        return run(asked, *operands, **named)
+    count = len(operands) - len(product.epilogue.operands)
+    total = lax.optimization_barrier(run(asked, *operands[:count], **named))
+    return finish(product.epilogue, total, operands[count:], dtype(product.out))
 
 
 def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Selection:
@@ -171,12 +204,11 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
     Raises:
         ValueError: no kernel in the table takes the product.
     """
-    platform = ALIASES.get(platform, platform)
     refused = []
     for kernel in kernels:
-        if not _is_for(kernel, platform, product):
+        if not is_for(kernel, platform, product):
             continue
-        asked = product if kernel.reads(product) else product.decoded
+        asked = asked_of(kernel, product)
         reason = kernel.supports(asked)
         if reason is None:
             return Selection(kernel, tuple(refused), asked)
@@ -188,8 +220,20 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
     )
 
 
-def _is_for(kernel: Kernel, platform: str, product: Product) -> bool:
-    return (not kernel.platforms or platform in kernel.platforms) and kernel.meant_for(product)
+def asked_of(kernel: Kernel, product: Product) -> Product:
+    """Return the part of a product that a kernel is asked for (see `Selection.product`)."""
+    asked = product if kernel.reads(product) else product.decoded
+    return asked if kernel.fuses(asked) else asked.sums
+
+
+def runs_on(kernel: Kernel, platform: str) -> bool:
+    """Whether a kernel is one for a platform, as lowering or `jax.default_backend()` names it."""
+    return not kernel.platforms or ALIASES.get(platform, platform) in kernel.platforms
+
+
+def is_for(kernel: Kernel, platform: str, product: Product) -> bool:
+    """Whether a kernel is to be asked at all: it runs there, and is meant for such products."""
+    return runs_on(kernel, platform) and kernel.meant_for(product)
 
 
 def portable(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:

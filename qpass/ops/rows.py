@@ -22,7 +22,7 @@ from qpass.numerics.casts import as_f32
 from qpass.ops.by_kernel import run_by_kernel
 from qpass.ops.sharded import explicit_sharding
 from qpass_kernels import Kernel
-from qpass_kernels.kernel import ALIASES
+from qpass_kernels.kernel import runs_on
 from qpass_kernels.row_quantizer import RowQuantizer, Rows
 
 PLAIN = int8.as_quantizer().in_dialect(QPASS)
@@ -89,8 +89,7 @@ def describe(x: Any, quantizer: Quantizer, contract: int) -> Rows:
 
 def _kernel(kernels: tuple[Kernel, ...], platform: str, rows: Rows) -> RowQuantizer | None:
     """The first of the table that takes the rows."""
-    platform = ALIASES.get(platform, platform)
-    here = (k.rows for k in kernels if not k.platforms or platform in k.platforms)
+    here = (k.rows for k in kernels if runs_on(k, platform))
     return next((found for found in here if found and found.supports(rows) is None), None)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qpass_kernels.kernel import Kernel, Product
+from qpass_kernels.kernel import Kernel, Product, is_for
 from qpass_kernels.tuning.choice import fields_of
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class Supports:
         fitting = [
             kernel
             for kernel in self.table
-            if kernel.name == choice.kernel
-            and (not kernel.platforms or self.tuned.platform in kernel.platforms)
-            and kernel.meant_for(product)
+            if kernel.name == choice.kernel and is_for(kernel, self.tuned.platform, product)
         ]
         return any(kernel.supports(product) is None for kernel in fitting)
 

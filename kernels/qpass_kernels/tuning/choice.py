@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from qpass_kernels.epilogue import NOTHING
 from qpass_kernels.kernel import Product
 
 
@@ -35,12 +36,14 @@ def fields_of(config: Any) -> tuple[tuple[str, Any], ...] | None:
 def bucket(product: Product) -> Product:
     """The products that share a choice: m and batch go up to a power of two, few rows to 8.
 
-    One row is alone: it is limited by memory, and has kernels of its own.
+    One row is alone: it is limited by memory, and has kernels of its own. What follows the sums
+    takes no part in the choice.
     """
     m = product.m
     if isinstance(m, int) and m != 1:
         m = max(8, _power_of_two(m))
-    return dataclasses.replace(product, m=m, batch=_power_of_two(product.batch))
+    batch = _power_of_two(product.batch)
+    return dataclasses.replace(product, m=m, batch=batch, epilogue=NOTHING)
 
 
 def _power_of_two(size: Any) -> Any:

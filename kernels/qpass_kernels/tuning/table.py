@@ -11,6 +11,9 @@ from qpass_kernels.kernel import Kernel, Product
 from qpass_kernels.tuning.bound import bind
 from qpass_kernels.tuning.choice import Choice, bucket
 
+# a choice is one for products with any epilogue
+KEY = [field.name for field in dataclasses.fields(Product) if field.name != "epilogue"]
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -48,7 +51,9 @@ class Tuned:
     def to_json(self) -> str:
         """The table as JSON that a person can read."""
         products = [
-            dataclasses.asdict(product) | dataclasses.asdict(choice) | {"config": _fields(choice)}
+            {name: getattr(product, name) for name in KEY}
+            | dataclasses.asdict(choice)
+            | {"config": _fields(choice)}
             for product, choice in self.choices
         ]
         document = {"device": self.device, "platform": self.platform, "jax": self.jax}
@@ -75,8 +80,7 @@ def _fields(choice: Choice) -> dict[str, Any] | None:
 
 
 def _read(row: Mapping[str, Any]) -> tuple[Product, Choice]:
-    names = [field.name for field in dataclasses.fields(Product)]
     config = row["config"]
     pairs = None if config is None else tuple(config.items())
     choice = Choice(row["kernel"], pairs, row["seconds"])
-    return Product(**{name: row[name] for name in names}), choice
+    return Product(**{name: row[name] for name in KEY}), choice
