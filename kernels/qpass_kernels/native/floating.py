@@ -21,7 +21,8 @@ import numpy as np
 from qpass_kernels import cpu_cost, reference
 from qpass_kernels.cpu_codes import FP8
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype
-from qpass_kernels.native.layers import alone, refusal
+from qpass_kernels.native.layers import refusal
+from qpass_kernels.stacks import alone
 
 INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 """What the bit patterns of int4 stand for."""

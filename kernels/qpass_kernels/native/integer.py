@@ -18,8 +18,9 @@ import numpy as np
 
 from qpass_kernels import cpu_cost, reference
 from qpass_kernels.kernel import Kernel, Product, dtype
-from qpass_kernels.native.layers import alone, refusal
+from qpass_kernels.native.layers import refusal
 from qpass_kernels.native.rows import NATIVE_ROWS
+from qpass_kernels.stacks import alone
 
 
 def supports(product: Product) -> str | None:

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 
 from qpass_kernels.kernel import CODES, VALUES, Kernel, Product, first_reason
 from qpass_kernels.reference import INT32_SAFE_K
+from qpass_kernels.stacks import alone
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, Config, Sizes, fitted
-from qpass_kernels.tpu.grid import Arithmetic, call, contract, on_stack
+from qpass_kernels.tpu.grid import Arithmetic, call, contract
 
 # (m, n, k) by rows of lhs up to, the default first. Not measured: with few rows, weight blocks of
 # 2 MB stream through; with many, a byte that is read is multiplied a thousand times.
@@ -105,7 +106,7 @@ def _by_floats(x: Any, w: Any) -> Any:
     return total
 
 
-run = on_stack(run_stacked)
+run = alone(run_stacked)
 TPU_CODES = Kernel(
     "tpu_codes", ("tpu",), supports, run, run_stacked, meant_for=meant_for, configs=configs
 )

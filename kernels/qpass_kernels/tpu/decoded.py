@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason
+from qpass_kernels.stacks import alone
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, SUBLANES, Config, Sizes, fitted
-from qpass_kernels.tpu.grid import Arithmetic, call, contract, on_stack
+from qpass_kernels.tpu.grid import Arithmetic, call, contract
 
 # (m, n, k) by rows of lhs up to, the default first. Not measured: decoding a block of the weight
 # pays with many rows, and takes six bytes a code while it lasts.
@@ -125,7 +126,7 @@ def _decoded(w: Any, scale: Any, group: int) -> Any:
     return jnp.reshape(groups * scale[:, None, :], turned.shape)
 
 
-run = on_stack(run_stacked)
+run = alone(run_stacked)
 TPU_DECODED = Kernel(
     "tpu_decoded", ("tpu",), supports, run, run_stacked, meant_for=meant_for, configs=configs
 )

@@ -251,17 +251,6 @@ def _column(x: Any, index: Any) -> Any:
     return jnp.sum(jnp.where(chosen, x, 0), axis=1, keepdims=True)
 
 
-def on_stack(run_stacked: Callable[..., Any]) -> Callable[..., Any]:
-    """The `run` of a kernel: a single weight is a stack of one layer."""
-
-    def run(product, lhs, lhs_scale, rhs, rhs_scale, config=None, interpret=False):
-        layer = jnp.int32(0)
-        stack = (rhs[None], rhs_scale[None])
-        return run_stacked(product, lhs, lhs_scale, *stack, layer, config, interpret)
-
-    return run
-
-
 def contract(x: Any, w: Any, axis: int, **params: Any) -> Any:
     """`x [m, k]` times `w`, whose axis `axis` is k."""
     return jax.lax.dot_general(x, w, (((1,), (axis,)), ((), ())), **params)
