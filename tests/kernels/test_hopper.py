@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels import KERNELS, select
-from qpass_kernels.hopper import HOPPER_DECODED, HOPPER_KERNELS
+from qpass_kernels.hopper import HOPPER_DECODED, HOPPER_KERNELS, HOPPER_WEIGHT_ONLY
 from qpass_kernels.hopper.blocks import choose_tiles
 from tests.kernels.oracle import assert_close, operands, product, products
 
@@ -85,13 +85,14 @@ def test_lowers_for_cuda_without_a_gpu(m, out, lhs, rhs, group, kernel):
     assert "mosaic_gpu_v2" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-def test_lowers_inside_shard_map():
+@pytest.mark.parametrize("kernel", [HOPPER_DECODED, HOPPER_WEIGHT_ONLY], ids=lambda k: k.name)
+def test_lowers_inside_shard_map(kernel):
     p = product(8, 256, 512, "bfloat16", "int4", group=32)
     x, _, w, s = operands(p)
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec(None, "x")
     run = jax.shard_map(
-        lambda x, w, s: HOPPER_DECODED.run(p, x, None, w, s),
+        lambda x, w, s: kernel.run(p, x, None, w, s),
         mesh=mesh,
         in_specs=(jax.sharding.PartitionSpec(), rows, rows),
         out_specs=jax.sharding.PartitionSpec(None, None, "x"),

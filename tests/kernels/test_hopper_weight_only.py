@@ -83,21 +83,6 @@ def test_lowers_for_cuda_without_a_gpu(m, n, k, lhs, rhs, group):
     assert "mosaic_gpu_v2" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-def test_lowers_inside_shard_map():
-    p = product(8, 256, 512, "bfloat16", "int4", group=32)
-    x, _, w, s = operands(p)
-    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.sharding.PartitionSpec(None, "x")
-    run = jax.shard_map(
-        lambda x, w, s: HOPPER_WEIGHT_ONLY.run(p, x, None, w, s),
-        mesh=mesh,
-        in_specs=(jax.sharding.PartitionSpec(), rows, rows),
-        out_specs=jax.sharding.PartitionSpec(None, None, "x"),
-    )
-    lowered = jax.jit(run).trace(x, w, s).lower(lowering_platforms=("cuda",))
-    assert "mosaic_gpu_v2" in lowered.as_text()
-
-
 def test_neither_weight_nor_scales_are_copied_for_a_token():
     p = product(1, 4096, 4096, "bfloat16", "int4", group=128)
     jaxpr = jax.make_jaxpr(lambda *a: HOPPER_WEIGHT_ONLY.run(p, *a))(
