@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpass_kernels.kernel import ALIASES, Kernel
+from qpass_kernels.kernel import Kernel, runs_on
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
 
 
@@ -28,8 +28,7 @@ def select_ragged(
     Raises:
         ValueError: nothing in the table takes it.
     """
-    platform = ALIASES.get(platform, platform)
-    here = (k.ragged for k in kernels if not k.platforms or platform in k.platforms)
+    here = (k.ragged for k in kernels if runs_on(k, platform))
     refused = []
     for ragged in filter(None, here):
         reason = ragged.supports(product)
