@@ -76,7 +76,8 @@ def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
     """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``."""
     program = plan.program
     operations = QTensorOperations(plan.kernels)
-    rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD)
+    rules = plan.dataflow.derivatives
+    rewriter = Rewriter(plan.actions, rules, operations, REBUILD, plan.regions)
     fault = find_fault(plan, given, call.values)
     flat, tree = jax.tree.flatten((list(call.values), given))
 

@@ -8,6 +8,7 @@ from typing import Any
 from qpass.errors import PlanError
 from qpass.graph.dataflow import Dataflow, Key
 from qpass.graph.program import Program
+from qpass.graph.regions import Region
 from qpass.graph.sites import Site
 from qpass.ops.operations import Quantized
 from qpass.ops.weights import Storage
@@ -79,6 +80,8 @@ class Plan:
         decisions: one for each site, in program order.
         storage: how each stored leaf is quantized, by index of the input.
         kernels: the kernel table.
+        regions: sites that are computed together with others (`qpass.graph.regions`); passes add
+            them by `qpass.passes.regions.with_regions`.
         platform: platform that kernels are named for.
         strict: whether a rule without effect is an error (else a warning).
         findings: texts about rules and leaves that concern no single site.
@@ -91,6 +94,7 @@ class Plan:
     decisions: tuple[Decision, ...]
     kernels: tuple[Kernel, ...]
     storage: Mapping[int, Storage] = field(default_factory=lambda: MappingProxyType({}))
+    regions: tuple[Region, ...] = ()
     platform: str = "cpu"
     strict: bool = True
     findings: tuple[str, ...] = ()

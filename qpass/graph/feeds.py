@@ -64,6 +64,13 @@ def enclosing(jaxpr: Jaxpr, derivatives: Mapping[Key, Any], path: Path) -> tuple
     return tuple(around)
 
 
+def body_at(jaxpr: Jaxpr, derivatives: Mapping[Key, Any], path: Path) -> Jaxpr:
+    """The jaxpr at a call path; arguments as of `enclosing`."""
+    for depth, (index, name) in enumerate(path):
+        jaxpr = _inside(jaxpr.eqns[index], name, derivatives.get((path[:depth], index)))
+    return jaxpr
+
+
 def _inside(eqn: JaxprEqn, name: str, rule: Any) -> Jaxpr:
     inner = {body.key: body.jaxpr for body in bodies(eqn)}
     return inner[name] if name in inner else getattr(rule, name)

@@ -4,7 +4,8 @@ The environment holds arrays or *wrapped* values (pytrees that stand for one arr
 What is done with them is handed in as `Operations`; this module knows programs and no numbers.
 A wrapped value passes through layout operations and into nested programs; any other equation
 gets the array it stands for, and a note says so. Each higher-order primitive is rebuilt by its
-rule in `qpass.graph.rebuild`.
+rule in `qpass.graph.rebuild`. Equations of a region (`qpass.graph.regions`) are evaluated at once,
+except where each product by itself is looked at, or a rematerialization policy decides on each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from qpass.graph._jax import (
 )
 from qpass.graph.dataflow import Key, Path
 from qpass.graph.feeds import Feeds, beneath, step_name
+from qpass.graph.regions import Member, Region, Step, border, schedule
 
 Taps = dict[str, Any]
 Result = tuple[list, Taps]
@@ -62,6 +64,16 @@ class Operations(Protocol):
         self, decision: Any, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None
     ) -> jax.Array:
         """Result of a decided site; ``fed`` is what it is handed from outside."""
+        ...
+
+    def region(
+        self, action: Any, members: Sequence[Member], inputs: Mapping[Any, Any]
+    ) -> Mapping[Any, Any] | None:
+        """Results of a region's equations, at least those read outside, by variable.
+
+        ``inputs`` holds the values that come from outside, arrays or wrapped. None where the action
+        does not take these: the equations are then evaluated one by one.
+        """
         ...
 
     def shard(self, value: Any, spec: Any, mesh: Any) -> tuple[Any, Any] | None:
@@ -140,6 +152,7 @@ class Rewriter:
         derivatives: traced derivative rules, from the dataflow.
         operations: see `Operations`.
         rebuild: the rule of each higher-order primitive (`qpass.graph.rebuild.REBUILD`).
+        regions: legal ones (`qpass.graph.regions.admit`).
         tap: called with ``(key, eqn, operands, result)`` at each decided site; the pytree that it
             returns, of `qpass.graph.merging.Sum`, `Max` and `Min`, comes back by call path, merged
             over the runs of the site; stacked over those in a scan. None taps nothing.
@@ -149,13 +162,14 @@ class Rewriter:
             share one trace.
         savings: a `Saving` for each rematerialization policy met, by its identity.
         enclosing: call sites with decided sites inside.
-        below: for each call path, the decided sites inside, by call path from there.
+        below: for each call path, the decided sites and regions inside, by call path from there.
     """
 
     decisions: Mapping[Key, Any]
     derivatives: Mapping[Key, Any]
     operations: Operations
     rebuild: Mapping[str, Callable]
+    regions: Sequence[Region] = ()
     tap: Callable | None = None
     tap_rules: bool = False
     notes: list[tuple[Key, str]] = field(default_factory=list)
@@ -170,6 +184,11 @@ class Rewriter:
                 self.enclosing.add((path[:depth], path[depth][0]))
                 within = self.below.setdefault(path[: depth + 1], [])
                 within.append((path[depth + 1 :], index, decision))
+        for region in self.regions:
+            path = region.path
+            for depth in range(len(path)):
+                within = self.below.setdefault(path[: depth + 1], [])
+                within.append((path[depth + 1 :], region.equations, region.action))
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[Any], frame: Frame) -> tuple[list, Taps]:
         """Evaluate ``jaxpr``; results (arrays or wrapped) and what was tapped inside."""
@@ -180,13 +199,43 @@ class Rewriter:
             return atom.val if isinstance(atom, Literal) else env[atom]
 
         taps: Taps = {}
-        for index, eqn in enumerate(jaxpr.eqns):
-            operands = [read(atom) for atom in eqn.invars]
-            with named_like(eqn), equation_context(eqn):
-                results, inner = self.equation(eqn, operands, frame, index)
-            env.update(zip(eqn.outvars, results, strict=True))
-            taps.update(inner)
+        for step in self._order(jaxpr, frame):
+            if isinstance(step, Region):
+                results = self._region(jaxpr, step, env, frame)
+                if results is not None:
+                    env.update(results)
+                    continue
+            for index in step.equations if isinstance(step, Region) else (step,):
+                eqn = jaxpr.eqns[index]
+                operands = [read(atom) for atom in eqn.invars]
+                with named_like(eqn), equation_context(eqn):
+                    results, inner = self.equation(eqn, operands, frame, index)
+                env.update(zip(eqn.outvars, results, strict=True))
+                taps.update(inner)
         return [read(atom) for atom in jaxpr.outvars], taps
+
+    def _order(self, jaxpr: Jaxpr, frame: Frame) -> Sequence[Step]:
+        """What is evaluated, one step after another."""
+        here = [region for region in self.regions if region.path == frame.path]
+        one_by_one = self.tap is not None or frame.saving is not None
+        if one_by_one or not here:
+            return range(len(jaxpr.eqns))
+        order = schedule(jaxpr, here)
+        assert order is not None  # of regions that were admitted
+        return order
+
+    def _region(
+        self, jaxpr: Jaxpr, region: Region, env: Mapping[Any, Any], frame: Frame
+    ) -> Mapping[Any, Any] | None:
+        """Evaluate the equations of a region at once; None where its action does not take them."""
+        members = [
+            Member(jaxpr.eqns[i], self.decisions.get((frame.path, i)), frame.feeds.get(str(i)))
+            for i in region.equations
+        ]
+        inputs = {var: env[var] for var in border(jaxpr, region.equations).inputs}
+        last = members[-1].eqn
+        with named_like(last), equation_context(last):
+            return self.operations.region(region.action, members, inputs)
 
     def equation(
         self, eqn: JaxprEqn, operands: list, frame: Frame, index: int

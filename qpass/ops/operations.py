@@ -1,6 +1,6 @@
 """The operations that the rewriter asks for, on QTensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 
 from qpass.errors import PlanError
 from qpass.graph._jax import JaxprEqn
+from qpass.graph.regions import Member
 from qpass.numerics import QTensor, Quantizer, Scheme
 from qpass.ops.axes_of_product import normalize_dims
 from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
@@ -98,6 +99,12 @@ class QTensorOperations:
             bounds = (fed or {}).get("bounds", {}).get("weight")
             w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1, w))
         return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)
+
+    def region(
+        self, action: Any, members: Sequence[Member], inputs: Mapping[Any, Any]
+    ) -> Mapping[Any, Any] | None:
+        """What the action, a function ``(operations, members, inputs)``, makes of a region."""
+        return action(self, members, inputs)
 
 
 def dot_spec(decision: Quantized, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:

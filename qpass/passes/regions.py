@@ -1,0 +1,40 @@
+"""How passes have several sites, or a site and what is around it, computed together."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from qpass.graph.feeds import body_at
+from qpass.graph.regions import Region, admit
+from qpass.plan import Decision, Plan
+
+
+def with_regions(
+    plan: Plan, proposed: Sequence[Region]
+) -> tuple[Plan, tuple[tuple[Region, str], ...]]:
+    """The plan with those of the proposed regions that are legal, and the others with the reason.
+
+    A region that shares an equation with one of an earlier pass is refused.
+    """
+    refused: list[tuple[Region, str]] = []
+    regions = plan.regions
+    for path in dict.fromkeys(region.path for region in proposed):
+        jaxpr = body_at(plan.program.jaxpr, plan.dataflow.derivatives, path)
+        kept = [region for region in regions if region.path == path]
+        here = [region for region in proposed if region.path == path]
+        taken, others = admit(jaxpr, kept, here)
+        regions = (*regions, *taken)
+        refused += others
+    return replace(plan, regions=regions), tuple(refused)
+
+
+def noted(plan: Plan, regions: Iterable[Region], note: Callable[[Region, Decision], str]) -> Plan:
+    """The plan with a note at every site of these regions."""
+    by_key = {key: region for region in regions for key in region.keys}
+
+    def told(decision: Decision) -> Decision:
+        region = by_key.get(decision.site.key)
+        if region is None:
+            return decision
+        return replace(decision, notes=(*decision.notes, note(region, decision)))
+
+    return plan.update(told)
