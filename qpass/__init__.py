@@ -68,6 +68,7 @@ from qpass.numerics import nf4 as nf4
 from qpass.numerics import nvfp4 as nvfp4
 from qpass.numerics import uint4 as uint4
 from qpass.numerics import uint8 as uint8
+from qpass.numerics.schemes import Backward as Backward
 from qpass.plan import Decision as Decision
 from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qpass.errors import RuleError
 from qpass.numerics.granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -11,6 +11,7 @@ from qpass.numerics.quantizer import Quantizer
 from qpass.numerics.quantizer_text import read_quantizer
 
 __all__ = [
+    "Backward",
     "Granularity",
     "PerChannel",
     "PerGroup",
@@ -21,16 +22,96 @@ __all__ = [
 ]
 
 
+RESIDUALS = ("original", "forward")
+
+
+@dataclass(frozen=True)
+class Backward:
+    """How one product of a backward pass is quantized: the gradient by what the forward pass read.
+
+    Attributes:
+        grad: quantizer of the gradient that comes in, as a name, a type or a `Quantizer`, which it
+            is kept as; None: that of the rule.
+        operand: of the other operand, the weight in ``dlhs`` and the activation in ``drhs``; None:
+            that of the forward product, and where it is float there, that of the gradient.
+        residuals: where the codes of the other operand come from. "original": from its float value,
+            along the axes that this product contracts (the codes of the forward product where
+            these are the same). "forward": always those of the forward product; scales along axes
+            that this product contracts are multiplied into the gradient before that is quantized.
+
+    Raises:
+        RuleError: a quantizer that is none, or other residuals.
+        UnknownTypeError: a numeric type that does not exist.
+    """
+
+    grad: str | QType | Quantizer | None = None
+    operand: str | QType | Quantizer | None = None
+    residuals: str = "original"
+
+    def __post_init__(self) -> None:
+        for field in ("grad", "operand"):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, as_quantizer(value))
+        if self.residuals not in RESIDUALS:
+            raise RuleError(
+                f"Give residuals='original' or 'forward' to Backward; got {self.residuals!r}."
+            )
+        if self.residuals == "forward" and self.operand is not None:
+            raise RuleError(
+                "Drop operand= from Backward: with residuals='forward' the codes of the forward "
+                "product serve, so that its quantizer holds."
+            )
+
+    @property
+    def quantizers(self) -> tuple[Quantizer | None, Quantizer | None]:
+        """Those of the gradient and of the other operand."""
+        return self.grad, self.operand  # type: ignore[return-value]
+
+    def or_else(self, grad: Quantizer | None, operand: Quantizer | None) -> Backward:
+        """The same with these where it names none; the operand has the gradient's as the last."""
+        grad = self.quantizers[0] or grad
+        if self.residuals == "forward" and operand is not None:
+            return replace(self, grad=grad)
+        return replace(self, grad=grad, operand=self.operand or operand or grad)
+
+    def __str__(self) -> str:
+        kept = "" if self.residuals == "original" else " by codes of the forward product"
+        return " x ".join(str(q) for q in (self.operand, self.grad) if q) + kept
+
+
 @dataclass(frozen=True)
 class Scheme:
-    """The quantizers of a contraction; `None` leaves that operand in float."""
+    """The quantizers of a contraction; `None` leaves that operand, or that product, in float.
+
+    ``grad`` is of a contraction that is a backward product itself. ``dlhs`` and ``drhs`` are the
+    backward products of this one: the gradients of its activation and of its weight.
+    """
 
     weight: Quantizer | None = None
     act: Quantizer | None = None
     grad: Quantizer | None = None
+    dlhs: Backward | None = None
+    drhs: Backward | None = None
+
+    @property
+    def is_forward_only(self) -> bool:
+        """Whether both backward products stay float."""
+        return self.dlhs is None and self.drhs is None
 
     def __str__(self) -> str:
-        return _forward(self.weight, self.act) + (f", grad {self.grad}" if self.grad else "")
+        grad = f", grad {self.grad}" if self.grad else ""
+        return _forward(self.weight, self.act) + grad + _backward(self)
+
+
+def _backward(scheme: Scheme) -> str:
+    """Both backward products in one word where only their gradient is new."""
+    pair = ((scheme.dlhs, scheme.weight), (scheme.drhs, scheme.act))
+    known = [p and p.grad for p, operand in pair if p and p == Backward(p.grad, operand)]
+    if len(known) == 2 and known[0] == known[1]:
+        return f", grad {known[0]}"
+    names = {"dlhs": scheme.dlhs, "drhs": scheme.drhs}
+    return "".join(f", {name} {product}" for name, product in names.items() if product)
 
 
 def _forward(weight: Quantizer | None, act: Quantizer | None) -> str:

@@ -10,7 +10,7 @@ from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
 from qpass.numerics.ranges import AbsMax, PowerOfTwo
-from qpass.numerics.schemes import Scheme, as_quantizer
+from qpass.numerics.schemes import Backward, Scheme, as_quantizer
 from qpass.rules.selectors import (
     Selector,
     Where,
@@ -25,6 +25,7 @@ from qpass.rules.selectors import (
 
 type Texts = str | Sequence[str] | None
 type QuantizerLike = str | QType | Quantizer | None
+type BackwardLike = QuantizerLike | Backward
 
 _TEXT_SELECTORS: dict[str, Callable[[tuple[str, ...]], Selector]] = {
     "path": path_selector,
@@ -34,6 +35,8 @@ _TEXT_SELECTORS: dict[str, Callable[[tuple[str, ...]], Selector]] = {
     "role": role_selector,
 }
 _OPERANDS = ("weight", "act", "grad")
+_PRODUCTS = ("dlhs", "drhs")
+_BACKWARD = frozenset(_PRODUCTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +59,13 @@ class Rule:
 
     Decision, either `keep` or at least one quantizer:
         weight, act, grad: quantizer of the weight, of the activation, of the gradient that comes
-            in (`act` where only that is given): a name such as
-            "int8", "int4 g32" or "int8 qwix", a type such as `qpass.int8`, or
-            `qpass.int4.grouped(128)`. They are kept as `Quantizer`.
+            in: a name such as "int8", "int4 g32" or "int8 qwix", a type such as `qpass.int8`, or
+            `qpass.int4.grouped(128)`. They are kept as `Quantizer`. With `grad`, the backward
+            products of a forward product are quantized too, by which the gradient of the activation
+            (``dlhs``) and of the weight (``drhs``) are computed. In a rule whose `role` is backward
+            products, `act` counts for `grad` where that is not given.
+        dlhs, drhs: how one backward product differs from what `grad` says: a quantizer of the
+            gradient, or a `qpass.Backward`. Without `grad`, the other one stays float.
         keep: leave these contractions in float.
 
     name: what messages and plans call the rule.
@@ -77,6 +84,8 @@ class Rule:
     weight: QuantizerLike = None
     act: QuantizerLike = None
     grad: QuantizerLike = None
+    dlhs: BackwardLike = None
+    drhs: BackwardLike = None
     keep: bool = False
     name: str | None = None
 
@@ -105,26 +114,34 @@ class Rule:
 
     @property
     def scheme(self) -> Scheme | None:
-        """Quantizers of the operands; None for a rule that keeps."""
-        quantizers = (getattr(self, operand) for operand in _OPERANDS)
+        """Quantizers of the operands, as given; None for a rule that keeps."""
+        quantizers = (getattr(self, operand) for operand in (*_OPERANDS, *_PRODUCTS))
         return None if self.keep else Scheme(*quantizers)
 
     def in_dialect(self, dialect: Dialect) -> "Rule":
         """Return this rule with that dialect for quantizers that name none of their own."""
         given = {f: q for f in _OPERANDS if isinstance(q := getattr(self, f), Quantizer)}
-        return replace(
-            self, **{f: q if q.dialect else q.in_dialect(dialect) for f, q in given.items()}
-        )
+        spoken = {f: _spoken(q, dialect) for f, q in given.items()}
+        products = {f: p for f in _PRODUCTS if isinstance(p := getattr(self, f), Backward)}
+        for field, product in products.items():
+            grad, operand = (_spoken(q, dialect) for q in product.quantizers)
+            spoken[field] = replace(product, grad=grad, operand=operand)
+        return replace(self, **spoken)
 
     def describe(self) -> str:
         """Return a short text, such as "path=**/mlp/** weight=int4 g128"."""
         name = f"{self.name}: " if self.name else ""
-        fields = ("path", "scope", "einsum", "op", "where", "role", *_OPERANDS)
+        fields = ("path", "scope", "einsum", "op", "where", "role", *_OPERANDS, *_PRODUCTS)
         shown = [f"{f}={_shown(getattr(self, f))}" for f in fields if getattr(self, f) is not None]
         return name + " ".join([*shown, *(["keep"] if self.keep else [])])
 
     def _roles(self) -> tuple[str, ...]:
         return _texts(self.role) or ("forward",)
+
+
+def _spoken(quantizer: Any, dialect: Dialect) -> Any:
+    """The quantizer, with that dialect where it names none."""
+    return quantizer.in_dialect(dialect) if quantizer and not quantizer.dialect else quantizer
 
 
 def _texts(value: Texts) -> tuple[str, ...]:
@@ -164,11 +181,17 @@ def _normal_values(rule: Rule) -> Mapping[str, object]:
     """Return fields in the form that is kept: quantizers, and tuples for lists."""
     lists = {f: tuple(v) for f in _TEXT_SELECTORS if isinstance(v := getattr(rule, f), list)}
     given = {f: v for f in _OPERANDS if (v := getattr(rule, f)) is not None}
-    return lists | {field: as_quantizer(value) for field, value in given.items()}
+    products = {f: v for f in _PRODUCTS if (v := getattr(rule, f)) is not None}
+    return (
+        lists
+        | {field: as_quantizer(value) for field, value in given.items()}
+        | {f: v if isinstance(v, Backward) else Backward(v) for f, v in products.items()}
+    )
 
 
 def _check_decision(rule: Rule) -> None:
-    decided = [operand for operand in _OPERANDS if getattr(rule, operand) is not None]
+    fields = (*_OPERANDS, *_PRODUCTS)
+    decided = [field for field in fields if getattr(rule, field) is not None]
     if rule.keep and decided:
         raise RuleError(f"Drop keep=True or {decided[0]}=: a rule keeps float or quantizes.")
     if not rule.keep and not decided:
@@ -182,8 +205,27 @@ def _check_decision(rule: Rule) -> None:
         raise RuleError("Give act= alone: in role='activations' no operand is a weight.")
     if rule.weight and not (rule.act or rule.grad) and rule.roles == {"drhs"}:
         raise RuleError("Give act= and grad=, or one of them for both: role='drhs' has no weight.")
+    _check_backward(rule)
     _check_groups(rule)
     _check_static(rule)
+
+
+def _check_backward(rule: Rule) -> None:
+    products = {f: p for f in _PRODUCTS if isinstance(p := getattr(rule, f), Backward)}
+    for field, product in products.items():
+        if rule.roles <= _BACKWARD:
+            raise RuleError(
+                f"Drop {field}=: it is for rules about forward products; a rule with "
+                f"role={field!r} takes that product itself."
+            )
+        if product.grad is None and rule.grad is None:
+            raise RuleError(f"Give {field}= a quantizer of the gradient, as {field}='fp8_e5m2'.")
+    backward = rule.grad is not None or products
+    if backward and not (rule.weight or rule.act) and not rule.roles & _BACKWARD:
+        raise RuleError(
+            "Give weight= or act= beside grad=: where the forward product is float, so are its "
+            "backward products."
+        )
 
 
 def _check_groups(rule: Rule) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from qpass.errors import RuleError, UnknownTypeError
 from qpass.numerics.qtypes import fp8_e4m3, int4, int8
-from qpass.numerics.schemes import PerChannel, PerGroup, PerTensor, Scheme
+from qpass.numerics.schemes import Backward, PerChannel, PerGroup, PerTensor, Scheme
 from qpass.rules import Rule
 from qpass.rules.selectors import ROLES
 
@@ -72,6 +72,10 @@ def test_roles(role, roles):
         ({"name": "head", "einsum": "btd,dv->btv", "keep": True}, "head: einsum=btd,dv->btv keep"),
         ({"scope": "Net/**", "where": callable, "keep": True}, "scope=Net/** where=callable keep"),
         ({"weight": "int8", "grad": "int8"}, "weight=int8 grad=int8"),
+        (
+            {"weight": "int8", "dlhs": "int8 sr", "drhs": Backward("fp8_e5m2", "int4")},
+            "weight=int8 dlhs=int8 sr drhs=int4 x fp8_e5m2",
+        ),
     ],
 )
 def test_describe(fields, text):
@@ -87,6 +91,10 @@ def test_describe(fields, text):
         ({"keep": True, "weight": "int8"}, "Drop keep=True or weight="),
         ({"keep": True, "grad": "int8"}, "Drop keep=True or grad="),
         ({"act": "int8"}, "Give weight= beside act="),
+        ({"grad": "int8"}, "Give weight= or act= beside grad="),
+        ({"act": "int8", "role": "dlhs", "dlhs": "int8"}, "Drop dlhs="),
+        ({"weight": "int8", "drhs": Backward(operand="int8")}, "Give drhs= a quantizer"),
+        ({"keep": True, "dlhs": "int8"}, "Drop keep=True or dlhs="),
         ({"act": "int8", "role": "*"}, "Give weight= beside act="),
         ({"act": "int8", "role": ("activations", "forward")}, "Give weight= beside act="),
         ({"weight": "int8", "act": "int8", "role": "activations"}, "Give act= alone"),
@@ -135,7 +143,8 @@ def test_an_unknown_type_is_an_error_with_the_nearest(operand):
         {"weight": "int8", "act": "int8 g64"},
         {"weight": "int4 g32", "act": "int8 g32"},
         {"act": "int8", "role": "activations"},
-        {"grad": "int8"},
+        {"grad": "int8", "role": ("dlhs", "drhs")},
+        {"weight": "int8", "act": "int8", "dlhs": "fp8_e5m2"},
         {"keep": True},
         {"einsum": "bsd,df,fe->bse", "weight": "int8"},
     ],
