@@ -337,7 +337,12 @@ def test_bench_transform_draws_writes_and_plots(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "option"), [(("products", "--plot"), "--plot"), (("transform", "--html"), "--html")]
+    ("words", "option"),
+    [
+        (("products", "--plot"), "--plot"),
+        (("transform", "--html"), "--html"),
+        (("overhead", "--isa", "avx2", "--html"), "--html, --isa"),
+    ],
 )
 def test_bench_refuses_options_of_other_suites(words, option, tmp_path):
     result = qpass("bench", *words, str(tmp_path / "plot.svg"))

@@ -20,6 +20,14 @@ ROUNDS = 20
 PEERS = Path("bench/peers/peers.json")
 
 
+class Isa(StrEnum):
+    """Instructions that `qpass bench` may keep to."""
+
+    avx2 = "avx2"
+    avx512 = "avx512"
+    vnni = "vnni"
+
+
 class Suite(StrEnum):
     """What `qpass bench` measures."""
 
@@ -66,6 +74,10 @@ Seed = Annotated[int, typer.Option(help="sweep: which.")]
 Peers = Annotated[
     Path, typer.Option(help="List of peers; `make bench-peers` installs those of a checkout.")
 ]
+Cap = Annotated[
+    Isa | None,
+    typer.Option("--isa", help="Keep kernels, and what XLA generates, to older instructions."),
+]
 Results = Annotated[Path | None, typer.Option(help="Show this JSON again instead of measuring.")]
 Compare = Annotated[
     Path | None,
@@ -90,6 +102,7 @@ def bench(
     shapes: Shapes = 200,
     seed: Seed = 0,
     peers: Peers = PEERS,
+    isa: Cap = None,
     results: Results = None,
     compare: Compare = None,
     json: Json = False,
@@ -101,7 +114,7 @@ def bench(
 ) -> None:
     """Time quantized products, blocks and models beside float, or what rewriting costs."""
     with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
-        foreign = {"--html": html, "--compare": compare, "--results": results}
+        foreign = {"--html": html, "--compare": compare, "--results": results, "--isa": isa}
         _refuse(suite, foreign if suite in (Suite.transform, Suite.overhead) else {})
         _refuse(suite, {} if suite is Suite.transform else {"--plot": plot})
         if suite is Suite.transform:
@@ -112,7 +125,7 @@ def bench(
             from qpass_bench.running.session import Asked
 
             how = rounds, sittings, longest
-            asked = Asked(suite, pattern, only, quick, *how, shapes, seed, peers)
+            asked = Asked(suite, pattern, only, quick, *how, shapes, seed, peers, isa)
             report, drawn = _cases(asked, results)
         terminal.write(out, lambda: terminal.to_json(report))
         terminal.write(html, lambda: _page(report, quality))

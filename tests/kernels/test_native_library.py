@@ -75,6 +75,32 @@ def run(code, **env):
     return done.stdout.strip()
 
 
+CAPPED = """
+import jax.numpy as jnp
+from qpass_kernels.native import integer, why_not
+from tests.kernels.oracle import product
+from qpass_kernels.tuning.operands import operands
+assert why_not() is None, why_not()
+p = product(1, 8, 64, "int8", "int8")
+lhs, lhs_scale, rhs, scale = operands(p)
+for isa in ("portable", "avx2", "neon"):
+    try:
+        integer.run_stacked(p, lhs, lhs_scale, rhs[None], scale[None], jnp.int32(0), isa)
+    except Exception as error:
+        print(isa, "refused" if "lacks the instructions" in str(error) else error)
+"""
+
+
+@with_compiled_kernels
+def test_a_cap_on_instructions():
+    assert run(CAPPED, QPASS_CPU_ISA="portable").split("\n") == ["avx2 refused", "neon refused"]
+
+
+def test_a_cap_that_is_no_instruction_set_is_not_passed_over():
+    asks = "from qpass_kernels.native import why_not; print(why_not())"
+    assert "'sse9', none of portable, avx2" in run(asks, QPASS_CPU_ISA="sse9")
+
+
 RUNS = """
 import jax, jax.numpy as jnp, numpy as np
 from concurrent.futures import ThreadPoolExecutor

@@ -104,7 +104,8 @@ def about(report: Report) -> str:
     m = report["machine"]
     peers = "; ".join(f"{name} {about}" for name, about in report.get("peers", {}).items())
     return (
-        f"{m['cpu']} ({', '.join(m['flags']) or 'no known flags'}), {m['cores']} cores, "
+        f"{m['cpu']} ({', '.join(m['flags']) or 'no known flags'}"
+        f"{f'; kept to {m["isa"]}' if m.get('isa') else ''}), {m['cores']} cores, "
         f"jax {m['jax']}, qpass {m['qpass']}, native kernels: {m['native']}; {report['date']}; "
         f"medians of {report['rounds']} interleaved rounds in {report['sittings']} sittings"
         f"{f'. Peers: {peers}' if peers else ''}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import qpass
+from qpass_bench.running.isa import capped
 from qpass_bench.running.measure import machine
 from qpass_kernels import KERNELS, Kernel
 from qpass_kernels.native import library
@@ -18,7 +19,7 @@ from qpass_kernels.native import library
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 """Instructions that decide how fast a product of integers or of bfloat16 can be."""
 
-SAME = ("platform", "cpu", "cores", "flags")
+SAME = ("platform", "cpu", "cores", "flags", "isa")
 """What two machines must share for their figures to be comparable."""
 
 VERSIONS = ("jax", "python", "numpy", "native")
@@ -26,13 +27,14 @@ VERSIONS = ("jax", "python", "numpy", "native")
 
 
 def details() -> dict[str, Any]:
-    """The processor and its flags, cores, memory, versions, and whether compiled kernels run."""
+    """The processor, its flags and any cap on them, cores, memory, versions, compiled kernels."""
     info = Path("/proc/cpuinfo")
     fields = cpu_fields(info.read_text(encoding="utf-8") if info.exists() else "")
     return {
         **machine(),
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
         "flags": sorted(set(FLAGS) & set(fields.get("flags", fields.get("Features", "")).split())),
+        "isa": capped(),
         "memory_gb": round(total_memory() / 1e9, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

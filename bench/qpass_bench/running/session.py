@@ -13,6 +13,7 @@ from qpass_bench.cases.catalogue import Case
 from qpass_bench.cases.sweep import sweep
 from qpass_bench.running import runner
 from qpass_bench.running.guests import Guests
+from qpass_bench.running.isa import cap
 from qpass_bench.running.runner import Settings
 from qpass_bench.running.worker import Peer, installed
 
@@ -41,6 +42,7 @@ class Asked:
     shapes: int = 200
     seed: int = 0
     peers: Path | None = None
+    isa: str | None = None
 
     @property
     def settings(self) -> Settings:
@@ -77,7 +79,12 @@ def cases(asked: Asked) -> tuple[Case, ...]:
 def run(
     asked: Asked, chosen: Sequence[Case], tick: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Run the cases with the peers that are there; a report ready for JSON."""
+    """Run the cases with the peers that are there; a report ready for JSON.
+
+    With a cap on instructions it must be the first in its process that computes anything.
+    """
+    if asked.isa:
+        cap(asked.isa)
     with Guests() as guests:
         if asked.suite != "sweep":  # which is about what plans say of qpass
             guests.invite(peers(asked))
@@ -89,5 +96,6 @@ def run(
 
 
 def peers(asked: Asked) -> tuple[Peer, ...]:
-    """Peers in environments of their own, where a list of them is."""
-    return installed(asked.peers) if asked.peers and asked.peers.is_file() else ()
+    """Peers in environments of their own, where a list of them is, and no cap that none knows."""
+    there = asked.peers and asked.peers.is_file() and not asked.isa
+    return installed(asked.peers) if asked.peers and there else ()

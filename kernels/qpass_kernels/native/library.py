@@ -5,6 +5,7 @@ A program calls a compiled kernel by the name that it is registered under; whate
 """
 
 import ctypes
+import os
 import re
 from functools import cache
 from importlib.metadata import version
@@ -14,11 +15,16 @@ import jax
 
 HERE = Path(__file__).parent
 TARGETS = ("QpassInteger", "QpassFloating", "QpassQuantizeRows")
+CAP = "QPASS_CPU_ISA"
+"""Environment variable: the highest instruction set that the kernels may use, for measurements."""
+ISAS = ("portable", "avx2", "avx512", "vnni", "neon", "neondot")
 
 
 @cache
 def why_not(folder: Path = HERE) -> str | None:
     """Load the library of `folder` and register its kernels; return why that is not possible."""
+    if os.environ.get(CAP, ISAS[0]) not in ISAS:
+        return f"{CAP} is {os.environ[CAP]!r}, none of {', '.join(ISAS)}"
     library = find(folder)
     return library if isinstance(library, str) else _register(library)
 

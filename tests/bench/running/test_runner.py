@@ -1,6 +1,9 @@
 """Running cases: rows against the best float, reasons for all that is missing, turns of peers."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -230,3 +233,33 @@ def test_what_was_asked_for():
     assert Asked("models", rounds=3, only="x").settings.rounds == 3
     with pytest.raises(QPassError, match="No case of products fits 'gpt': plain, SmolLM2"):
         session.cases(Asked(pattern="gpt"))
+
+
+CAPPED = """
+import os, sys
+from pathlib import Path
+import qpass.cli.bench
+from qpass_bench.running import isa, session
+def run(*args):
+    print(isa.capped(), os.environ["XLA_FLAGS"], flush=True)
+    os.environ["XLA_FLAGS"] += " --no_such_flag=1"
+    import jax; jax.devices()
+session.runner.run = run
+asked = session.Asked("products", isa="avx2", peers=Path(sys.argv[1]))
+assert not session.peers(asked)
+session.run(asked, session.cases(asked))
+"""
+
+
+def test_a_cap_holds_kernels_and_xla_before_anything_runs(tmp_path):
+    """In a process of its own: XLA reads its flags once, when a backend starts."""
+    (tmp_path / "peers.json").write_text('{"somebody": ["true"]}')
+    path = {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", CAPPED, str(tmp_path / "peers.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **path},
+    )
+    assert run.stdout == "avx2 --xla_cpu_max_isa=AVX2\n"
+    assert "no_such_flag" in run.stderr, "XLA had read its flags before"

@@ -1,6 +1,7 @@
 // What this machine's processor has. Asked at run time: the library is compiled for any of them.
 #pragma once
 
+#include <cstdlib>
 #include <string_view>
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -9,7 +10,7 @@
 
 namespace qpass {
 
-// Instruction sets that the kernels are written for.
+// Instruction sets that the kernels are written for; on one processor a later one is faster.
 enum class Isa {
   kPortable,  // plain C++
   kAvx2,      // with fma and f16c
@@ -24,6 +25,19 @@ inline std::string_view name_of(Isa isa) {
   return names[static_cast<int>(isa)];
 }
 
+constexpr Isa kFastest = Isa::kNeonDot;
+
+// The environment variable QPASS_CPU_ISA forbids all above the one that it names.
+inline Isa highest() {
+  static const Isa highest = [] {
+    const char* asked = std::getenv("QPASS_CPU_ISA");
+    for (int i = 0; asked != nullptr && i <= static_cast<int>(kFastest); ++i)
+      if (name_of(static_cast<Isa>(i)) == asked) return static_cast<Isa>(i);
+    return kFastest;
+  }();
+  return highest;
+}
+
 #if defined(__x86_64__)
 
 // Every processor with AVX2 and FMA has f16c, which older compilers cannot ask for.
@@ -34,7 +48,7 @@ inline bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-inline bool has(Isa isa) {
+inline bool machine_has(Isa isa) {
   switch (isa) {
     case Isa::kPortable: return true;
     case Isa::kAvx2: return has_avx2();
@@ -55,14 +69,16 @@ inline bool has_dot_products() {
 #endif
 }
 
-inline bool has(Isa isa) {
+inline bool machine_has(Isa isa) {
   return isa == Isa::kPortable || isa == Isa::kNeon || (isa == Isa::kNeonDot && has_dot_products());
 }
 
 #else
 
-inline bool has(Isa isa) { return isa == Isa::kPortable; }
+inline bool machine_has(Isa isa) { return isa == Isa::kPortable; }
 
 #endif
+
+inline bool has(Isa isa) { return isa <= highest() && machine_has(isa); }
 
 }  // namespace qpass
