@@ -25,12 +25,14 @@ from qpass.errors import PlanError as PlanError
 from qpass.errors import QPassError as QPassError
 from qpass.errors import QuantizeError as QuantizeError
 from qpass.errors import RuleError as RuleError
+from qpass.errors import StateError as StateError
 from qpass.errors import UnknownDialectError as UnknownDialectError
 from qpass.errors import UnknownTypeError as UnknownTypeError
 from qpass.modules import TransformedModule as TransformedModule
 from qpass.nonfinite import NonFinite as NonFinite
 from qpass.numerics import AbsMax as AbsMax
 from qpass.numerics import AbsMean as AbsMean
+from qpass.numerics import Delayed as Delayed
 from qpass.numerics import Dialect as Dialect
 from qpass.numerics import Fixed as Fixed
 from qpass.numerics import Mse as Mse

@@ -59,9 +59,9 @@ def observer(plan: Plan) -> Callable[[list, Given], Stats]:
 
     def run(values: list, given: Given) -> Stats:
         derivatives = plan.dataflow.derivatives
-        rewriter = Rewriter(plan.actions, derivatives, operations, REBUILD, tap, tap_rules=True)
+        rewriter = Rewriter(plan.actions, derivatives, operations, REBUILD, tap=tap, tap_rules=True)
         inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
-        frame = Frame(feeds=feeds(plan, replace(given, ranges={})))
+        frame = Frame(feeds=feeds(plan, replace(given, ranges={}, state={})))
         _, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
         seen = [taps.get(tap_name(key), {}) for key in decisions]
         return {name: _unmerged(tap) for site in seen for name, tap in site.items()}

@@ -38,6 +38,10 @@ class CalibrationError(QPassError, ValueError):
     """Statistics or ranges of activations do not fit: none seen, missing, or of another program."""
 
 
+class StateError(QPassError, ValueError):
+    """The state of delayed scaling does not fit: missing, of another program, or not finite."""
+
+
 class DerivativeError(QPassError, NotImplementedError):
     """A derivative that this version of JAX cannot take through a quantized product."""
 

@@ -6,8 +6,8 @@ and are fed to the sites that use them (`qpass.graph.feeds`).
 
 A site is fed a dict with what there is for it:
 
-* ``"bounds"``: for each of its operands with a static quantizer, ``"act"`` or ``"weight"``, the
-  range ``(lo, hi)``, float32 scalars;
+* ``"bounds"``: for each of its operands with a static or delayed quantizer, ``"act"``,
+  ``"weight"`` or ``"grad"``, the range ``(lo, hi)``, float32 scalars;
 * ``"key"``: a random key of its own, where it rounds stochastically.
 """
 
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from qpass import delayed
 from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, iterations, nest
@@ -32,7 +33,7 @@ from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["ranges", "key"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["ranges", "key", "state"], meta_fields=[])
 @dataclass(frozen=True, eq=False)
 class Given:
     """Values beside the arguments.
@@ -40,18 +41,21 @@ class Given:
     Attributes:
         ranges: ``(lo, hi)`` by the name of the operand in captured statistics, from `ranges`.
         key: for stochastic rounding (`qpass.keys`); None for none.
+        state: of delayed scaling (`qpass.delayed`).
     """
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
     key: jax.Array | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 def feeds(plan: Plan, given: Given) -> Feeds:
     """What each site is fed; inside the trace of the rewritten program."""
     keys = {} if given.key is None else site_keys(plan, given.key)
     fed: dict[Key, dict[str, Any]] = {site: {"key": key} for site, key in keys.items()}
+    past = delayed.bounds(plan, given.state)
     for decision in plan.decisions:
-        bounds = {
+        bounds = past.get(decision.site.key, {}) | {
             side: given.ranges[name]
             for side, name in static_operands(plan, decision).items()
             if name in given.ranges
@@ -61,9 +65,19 @@ def feeds(plan: Plan, given: Given) -> Feeds:
     return nest(fed)
 
 
-def find_fault(plan: Plan, given: Given, values: Sequence[Any]) -> QPassError | None:
-    """Why a program cannot run with these inputs and with what it is given; None if it can."""
+def find_fault(
+    plan: Plan, given: Given, values: Sequence[Any], records: bool = False
+) -> QPassError | None:
+    """Why a program cannot run with these inputs and with what it is given; None if it can.
+
+    Args:
+        plan: the plan.
+        given: what it is given.
+        values: the inputs.
+        records: whether it is to give the next state of delayed scaling.
+    """
     try:
+        delayed.check_state(plan, given.state, records)
         check_ranges(plan, given)
         check_weighed(plan, values)
         check_key(plan, given.key, values)
@@ -150,7 +164,7 @@ def static_operands(plan: Plan, decision: Decision) -> dict[str, str]:
 
 
 def _is_static(quantizer: Quantizer | None) -> bool:
-    return quantizer is not None and quantizer.is_static
+    return quantizer is not None and quantizer.is_static and not quantizer.delayed_range
 
 
 def operand_names(plan: Plan, decision: Decision) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from qpass import delayed
 from qpass.errors import QPassError
 from qpass.given import Given, feeds, find_fault
 from qpass.graph.opaque import opaque_findings
@@ -33,13 +34,23 @@ class Compiled:
     """A rewritten program, ready to evaluate.
 
     Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside. ``fault``
-    says what it lacks of the latter: it can be looked at, not called.
+    says what it lacks of the latter: it can be looked at, not called. One that ``records`` gives
+    the next state of delayed scaling after its results.
     """
 
     jaxpr: Any
     outputs: Outputs
     plan: Plan
     fault: QPassError | None = None
+    records: bool = False
+
+    def split(self, out: list, state: Any) -> tuple[list, Any]:
+        """The program's own results and the next state, which is like the one that it was given."""
+        if not self.records:
+            return out, state
+        leaves, tree = jax.tree.flatten(state)
+        own = len(out) - len(leaves)
+        return out[:own], jax.tree.unflatten(tree, out[own:])
 
 
 @dataclass(frozen=True)
@@ -72,13 +83,21 @@ def make_plan(program: Program, options: Options, platform: str) -> Plan:
     return plan
 
 
-def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
-    """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``."""
+def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Compiled:
+    """Plan → rewritten program for the kinds of leaves (float or QTensor) in ``call``.
+
+    Args:
+        plan: the plan.
+        call: the inputs.
+        given: what is given beside them.
+        records: give the next state of delayed scaling after the results.
+    """
     program = plan.program
     operations = QTensorOperations(plan.kernels)
     rules = plan.dataflow.derivatives
-    rewriter = Rewriter(plan.actions, rules, operations, REBUILD, plan.regions)
-    fault = find_fault(plan, given, call.values)
+    tap = delayed.tap(plan, operations.unwrap) if records else None
+    rewriter = Rewriter(plan.actions, rules, operations, REBUILD, plan.regions, tap=tap)
+    fault = find_fault(plan, given, call.values, records)
     flat, tree = jax.tree.flatten((list(call.values), given))
 
     def rewritten(*arrays):
@@ -87,12 +106,13 @@ def rewrite(plan: Plan, call: Call, given: Given) -> Compiled:
             beside = Given(key=jax.random.key(0))
         inputs = enter_program(values, plan.storage, leaf_keys(plan, beside.key))
         frame = Frame(feeds=feeds(plan, beside))
-        results, _ = rewriter.run(program.jaxpr, inputs, frame)
-        return [operations.unwrap(value) for value in results]
+        results, taps = rewriter.run(program.jaxpr, inputs, frame)
+        after = delayed.advance(plan, beside.state, taps) if tap and fault is None else ()
+        return [operations.unwrap(value) for value in results], after
 
     jaxpr = jax.make_jaxpr(rewritten)(*flat)
     notes = tuple(dict.fromkeys(rewriter.notes))
-    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes), fault)
+    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes), fault, records)
 
 
 def is_qtensor(value: Any) -> bool:

@@ -11,6 +11,7 @@ from jax.core import Tracer, eval_jaxpr
 
 from qpass.calibrate import DECAY, Stats, as_ranges, observer, update_stats
 from qpass.compare import Comparison, compare
+from qpass.delayed import State, as_state, init_state
 from qpass.errors import CallError
 from qpass.given import Given
 from qpass.graph.program import Call, Program, abstract, split_call, trace
@@ -48,13 +49,61 @@ class Transformed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with its quantized products; same signature and results."""
+        return self._run(args, kwargs)[0]
+
+    def _run(self, args: tuple, kwargs: dict, records: bool = False) -> tuple[Any, State]:
         with self._enter(args, kwargs) as (boundary, call):
-            compiled = self._compile(call, boundary)
+            compiled = self._compile(call, boundary, records)
             if compiled.fault is not None:
                 raise type(compiled.fault)(*compiled.fault.args)
             flat = jax.tree.leaves((list(call.values), self.given))
             out = eval_jaxpr(compiled.jaxpr, compiled.jaxpr.consts, *flat)
-            return boundary.leave(*compiled.outputs.build(out, call.values))
+            own, state = compiled.split(out, self.given.state)
+            return boundary.leave(*compiled.outputs.build(own, call.values)), state
+
+    def init_state(self, *args: Any, **kwargs: Any) -> State:
+        """The state of delayed scaling before the first step: nothing seen, all scales 1.
+
+        Args:
+            *args: example arguments; only their shapes count (arrays or `jax.ShapeDtypeStruct`).
+            **kwargs: keyword arguments of the function.
+
+        Returns:
+            a dict by site, of dicts by operand (``"act"``, ``"weight"``, ``"grad"``) of float32
+            ``bound [...]`` and ``history [..., length]``, with a leading axis for each scan around
+            the site.
+
+        Raises:
+            StateError: the rules scale nothing by earlier steps.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return init_state(self._plan(call, boundary))
+
+    def apply(self, state: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> tuple[Any, State]:
+        """Call the function, scaled by earlier steps; its result, and the state after this step.
+
+        Pure: it can be jitted (with the state donated), mapped, carried through a loop, and
+        differentiated with ``has_aux=True``. No gradient flows into the state or out of it.
+
+        Args:
+            state: of `init_state`, or of the step before.
+            *args: the function's arguments.
+            **kwargs: the function's keyword arguments.
+
+        Raises:
+            StateError: the state is of another program, not finite, or this program does not hold
+                the products that would tell the next one (`qpass.value_and_grad`).
+        """
+        return self.with_state(state)._run(args, kwargs, records=True)
+
+    def with_state(self, state: Mapping[str, Any]) -> Self:
+        """The same function, scaled by this state, which stays as it is: as for an evaluation.
+
+        Raises:
+            StateError: the state is none, or not finite. Whether it fits is checked in the call.
+        """
+        return replace(self, given=replace(self.given, state=as_state(state)))
 
     def plan(self, *args: Any, platform: str | None = None, **kwargs: Any) -> Plan:
         """The plan for these arguments (arrays, QTensors or `jax.ShapeDtypeStruct`).
@@ -208,12 +257,13 @@ class Transformed:
         text = explain_shapes(call, (plan.program.call for plan in self._plans.values()))
         return text and f"{text} The function itself says: {error}"
 
-    def _compile(self, call: Call, boundary: Boundary) -> Compiled:
-        key = call.key(), abstract(self.given)
+    def _compile(self, call: Call, boundary: Boundary, records: bool = False) -> Compiled:
+        key = call.key(), abstract(self.given), records
         if key not in self._compiled:
             plan = self._plan(call, boundary)
             check_leaves(plan, call)
-            compiled = rewrite(plan, _abstract_call(call), jax.tree.map(jax.typeof, self.given))
+            given = jax.tree.map(jax.typeof, self.given)
+            compiled = rewrite(plan, _abstract_call(call), given, records)
             consts = (*compiled.jaxpr.consts, *plan.program.jaxpr.consts)
             return _remember(self._compiled, key, compiled, consts)
         return self._compiled[key]

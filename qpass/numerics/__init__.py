@@ -4,6 +4,10 @@ from qpass.numerics.blocks import count_nonfinite as count_nonfinite
 from qpass.numerics.canonical import Operand as Operand
 from qpass.numerics.canonical import common_cuts as common_cuts
 from qpass.numerics.column_sums import with_sums as with_sums
+from qpass.numerics.delayed import Delayed as Delayed
+from qpass.numerics.delayed import delayed as delayed
+from qpass.numerics.delayed import largest as largest
+from qpass.numerics.delayed import recorded as recorded
 from qpass.numerics.dialects import AQT as AQT
 from qpass.numerics.dialects import DIALECTS as DIALECTS
 from qpass.numerics.dialects import QPASS as QPASS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qpass.errors import RuleError
+from qpass.numerics.delayed import Delayed, delayed
 from qpass.numerics.dialects import QPASS, Dialect, as_dialect
 from qpass.numerics.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
 from qpass.numerics.range_text import read_range
@@ -100,6 +101,16 @@ class Choices:
         """With a range that was captured before, instead of that of the values at hand."""
         return self._with(is_static=True)
 
+    def delayed(
+        self, length: int = Delayed.length, margin: int = 0, most_recent: bool = False
+    ) -> Quantizer:
+        """With the range of earlier steps, which is state: see `qpass.numerics.delayed`.
+
+        Raises:
+            RuleError: a length or margin that is none, or a quantizer with a zero point.
+        """
+        return self._with(range=Delayed(length, margin, most_recent))
+
     def scaled(self, how: str | PowerRounding) -> Quantizer:
         """With scales of an MX type rounded to powers of two in another way, such as `"floor"`.
 
@@ -139,7 +150,8 @@ class Quantizer(Choices):
         range: how the range that codes cover is found.
         rounding: how values between two codes are rounded.
         derivative: "straight_through" or "masked"; None: that of the type.
-        is_static: whether the range comes from a capture.
+        is_static: whether the range is handed in: from a capture, or from a state where it is a
+            delayed one.
         scale_rounding: how scales that are powers of two are rounded to them; None: as the type and
             the dialect say.
 
@@ -163,6 +175,9 @@ class Quantizer(Choices):
             self.qtype.check_asymmetric()
         if self.scale_rounding:
             self.qtype.check_powers()
+        if self.delayed_range is not None:
+            self._check_delayed()
+            object.__setattr__(self, "is_static", True)
         self.spoken.check(self.qtype, self.symmetric)
 
     def as_quantizer(self) -> Quantizer:
@@ -181,6 +196,18 @@ class Quantizer(Choices):
         return self.spoken.formats(self.qtype, self.spoken.precision(dtype))
 
     @property
+    def delayed_range(self) -> Delayed | None:
+        """How the range follows from earlier steps; None where it does not."""
+        return delayed(self.range)
+
+    def _check_delayed(self) -> None:
+        if not self.symmetric or self.granularity.group:
+            raise RuleError(
+                f"Give delayed scaling a quantizer without zero points, groups and blocks: one "
+                f"scale serves all of a tensor; got {self}."
+            )
+
+    @property
     def is_masked(self) -> bool:
         """Whether values outside of the range have no gradient."""
         return (self.derivative or self.qtype.derivative) == "masked"
@@ -197,7 +224,7 @@ class Quantizer(Choices):
             "" if self.range == ABSMAX else str(self.range),
             str(self.rounding),
             "" if self.derivative in (None, plain.qtype.derivative) else self.derivative,
-            "static" if self.is_static else "",
+            "static" if self.is_static and not self.delayed_range else "",
             "" if self.dialect in (None, QPASS) else str(self.dialect),
         )
 

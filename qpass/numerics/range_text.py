@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qpass.errors import RuleError
+from qpass.numerics.delayed import Delayed
 from qpass.numerics.range_base import Range
 from qpass.numerics.range_search import Mse, Snr, WeightedMse
 from qpass.numerics.ranges import AbsMax, AbsMean, Fixed, Percentile, PowerOfTwo, Rms
@@ -44,6 +45,10 @@ def _fixed(first: float, second: float | None = None) -> Fixed:
     return Fixed(first, second)
 
 
+def _most_recent(length: float = Delayed.length, margin: float = 0) -> Delayed:
+    return Delayed(length, margin, most_recent=True)  # type: ignore[arg-type]
+
+
 def _snr(*factors: float) -> Range:
     return Snr(factors) if factors else Snr()
 
@@ -58,6 +63,10 @@ METHODS: tuple[Method, ...] = (
     Method("mse", "'mse', 'mse,40' or 'mse,40,0.2'", _mse(Mse), 0, 2),
     Method("wmse", "'wmse', 'wmse,40' or 'wmse,40,0.2'", _mse(WeightedMse), 0, 2),
     Method("snr", "'snr' or 'snr,1,0.8,0.6'", _snr, 0, float("inf")),
+    Method("delayed", "'delayed', 'delayed,16' or 'delayed,16,1'", Delayed, 0, 2),
+    Method(
+        "most_recent", "'most_recent', 'most_recent,16' or 'most_recent,16,1'", _most_recent, 0, 2
+    ),
 )
 WORDS: tuple[str, ...] = (*(method.word for method in METHODS), "pow2")
 
@@ -84,8 +93,9 @@ def read_range(text: str) -> RangeText:
 
     The forms are those of Qwix 0.1.8 (`absmax`, `absmax,0.9`, `minmax`, `minmax,0.9`, `rms,7`,
     `fixed,4`, `fixed,-1,4`), `fixed,0.5,8` for a scale of 0.5 and a greatest code of 8, which is
-    `fixed,4`, `absmean,2`, `percentile,99.9`, `mse`, `wmse`, `snr`, and `pow2`,
-    alone or before another, as in `pow2,rms,7`.
+    `fixed,4`, `absmean,2`, `percentile,99.9`, `mse`, `wmse`, `snr`, `delayed` and `most_recent`,
+    both of which may be followed by the length of the history and the margin, and `pow2`, alone or
+    before another, as in `pow2,rms,7`.
 
     Raises:
         RuleError: no method has that name, it takes more or fewer numbers, or one is out of its

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from qpass.numerics import PerTensor, Quantizer
+from qpass.numerics import AbsMax, PerTensor, PowerOfTwo, Quantizer
 
 type Bounds = tuple[jax.Array, jax.Array]
 
@@ -28,8 +28,16 @@ def whole_range(
     """
     if not quantizer.is_static:
         return quantizer, None
-    whole = replace(quantizer, granularity=PerTensor(), is_static=bounds is not None)
     if bounds is None:
-        return whole, None
+        return replace(_dynamic(quantizer), granularity=PerTensor(), is_static=False), None
+    whole = replace(quantizer, granularity=PerTensor())
     lo, hi = (jnp.reshape(bound, (1,) * ndim) for bound in bounds)
     return whole, (lo, hi)
+
+
+def _dynamic(quantizer: Quantizer) -> Quantizer:
+    """A delayed range replaced by that of the values at hand."""
+    if quantizer.delayed_range is None:
+        return quantizer
+    power = isinstance(quantizer.range, PowerOfTwo)
+    return replace(quantizer, range=PowerOfTwo() if power else AbsMax())

@@ -20,6 +20,7 @@ from qpass.ops.weights import Storage, encode_weight, shaped
 from qpass.passes.leaf_axes import of_leaf
 from qpass.passes.unstored import (
     ANY_AXIS,
+    BY_STEPS,
     NO_PART,
     NOT_FOLLOWED,
     Unstored,
@@ -98,6 +99,8 @@ def _wanted(plan: Plan, leaf: int, decision: Decision, first: Storage | None) ->
     site, action = decision.site, decision.quantized
     origin = site.flows[action.weight]
     assert isinstance(origin, Origin)  # as of every operand that has a leaf
+    if action.quantizer.delayed_range is not None:
+        return Unstored(f"{site.id} scales it by earlier steps", BY_STEPS)
     ndim = plan.program.jaxpr.invars[leaf].aval.ndim
     contracted_dims = site.contract[action.weight]
     parts = [origin.axes[d] for d in contracted_dims]

@@ -14,6 +14,9 @@ SHOWN = 3
 NO_PART = "weight='{type} tensor' has one scale for all of the leaf, which fits every part of it."
 ANY_AXIS = "Multiply by the leaf itself, before it is broadcast."
 NOT_FOLLOWED = "Store the leaf as the product reads it, or choose weight= per channel."
+BY_STEPS = (
+    "Store weights by rules without 'delayed': the scale of a stored weight is that of its values."
+)
 OWN_COPY = "pass one of them a copy of the leaf"
 
 

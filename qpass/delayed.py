@@ -1,0 +1,293 @@
+"""Delayed scaling in a program: the state of its operands, what it feeds, and what it becomes.
+
+State is a dict by id of the forward site, of dicts by operand (``"act"``, ``"weight"``, ``"grad"``)
+of what `qpass.numerics.delayed` keeps: ``history [..., length]`` and ``bound [...]``, with a
+leading axis for each scan around the site.
+
+A product, the backward products of it and what a rematerialized backward pass runs again share the
+operands that they read: its activation, its weight, and the gradient that comes in.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from qpass.errors import StateError
+from qpass.graph._jax import JaxprEqn
+from qpass.graph.dataflow import Key
+from qpass.graph.feeds import enclosing, iterations
+from qpass.graph.merging import Max
+from qpass.graph.rewrite import tap_name
+from qpass.numerics import Delayed, largest, recorded
+from qpass.plan import Decision, Plan
+from qpass.suggest import did_you_mean, shortened
+
+type State = dict[str, dict[str, dict[str, jax.Array]]]
+
+FIELDS = ("bound", "history")
+# What the operand in the weight's place of a backward product is in the forward one.
+_SHARED = {"dlhs": "weight", "drhs": "act"}
+_RULES = frozenset({"primal", "fwd", "bwd", "jvp"})
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An operand that is scaled by its past.
+
+    Attributes:
+        site: id of the site whose state it has.
+        name: ``"act"``, ``"weight"`` or ``"grad"``.
+        delayed: how.
+        greatest: what the greatest code of its type stands for.
+        loops: lengths of the scans around the site.
+    """
+
+    site: str
+    name: str
+    delayed: Delayed
+    greatest: float
+    loops: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.site} ({self.name})"
+
+    def of(self, state: Mapping[str, Any]) -> Any:
+        """Its part of a state; None where there is none."""
+        return state.get(self.site, {}).get(self.name)
+
+
+def operands(plan: Plan) -> dict[Key, dict[str, Operand]]:
+    """By call path of the site, its delayed operands by their part in the product."""
+    by_id = {decision.site.id: decision for decision in plan.decisions}
+    found = {d.site.key: _of_site(plan, d, by_id) for d in plan.decisions if d.action is not None}
+    return {key: of_site for key, of_site in found.items() if of_site}
+
+
+def _of_site(plan: Plan, decision: Decision, by_id: Mapping[str, Decision]) -> dict[str, Operand]:
+    scheme, loops = decision.quantized.scheme, _loops(plan, decision)
+    owner = by_id.get(decision.site.forward, decision)
+    if _loops(plan, owner) != loops:  # another nest of loops: a state of its own
+        owner = decision
+    asked = {"act": scheme.act, "weight": scheme.weight, "grad": scheme.grad}
+    return {
+        part: Operand(owner.site.id, _name(decision, part), how, quantizer.qtype.qmax, loops)
+        for part, quantizer in asked.items()
+        if quantizer is not None and (how := quantizer.delayed_range) is not None
+    }
+
+
+def _name(decision: Decision, part: str) -> str:
+    """What an operand of the product is in the forward product."""
+    role = decision.site.role
+    if role not in _SHARED:
+        return part
+    return _SHARED[role] if part == "weight" else "grad"
+
+
+def _loops(plan: Plan, decision: Decision) -> tuple[int, ...]:
+    path, _ = decision.site.key
+    return iterations(plan.program.jaxpr, plan.dataflow.derivatives, path)
+
+
+def init_state(plan: Plan) -> State:
+    """The state before the first step: nothing seen, all scales 1.
+
+    Raises:
+        StateError: the plan scales nothing by its past, or one operand in two ways.
+    """
+    state: State = {}
+    for operand in _every(plan):
+        start = operand.delayed.start(operand.greatest, operand.loops)
+        state.setdefault(operand.site, {})[operand.name] = start
+    if not state:
+        raise StateError(
+            "Ask for a state with rules that scale by earlier steps, such as "
+            "Rule(weight='fp8_e4m3 delayed', act='fp8_e4m3 delayed'): these rules have none."
+        )
+    return state
+
+
+def _every(plan: Plan) -> list[Operand]:
+    """Each operand once.
+
+    Raises:
+        StateError: two products that read it look back in different ways.
+    """
+    found: dict[tuple[str, str], Operand] = {}
+    for operand in (o for of_site in operands(plan).values() for o in of_site.values()):
+        first = found.setdefault((operand.site, operand.name), operand)
+        if first.delayed != operand.delayed:
+            raise StateError(
+                f"Scale {operand} in one way: its products ask for '{first.delayed}' and "
+                f"'{operand.delayed}', and it has one history."
+            )
+    return list(found.values())
+
+
+def bounds(plan: Plan, state: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
+    """The range ``(lo, hi)`` of each delayed operand in the next step, by site and part in it."""
+    return {
+        key: {
+            part: _range(o.delayed.bound(o.of(state))) for part, o in of_site.items() if o.of(state)
+        }
+        for key, of_site in operands(plan).items()
+    }
+
+
+def _range(bound: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return -bound, bound
+
+
+def tap(plan: Plan, unwrap: Callable) -> Callable:
+    """What `qpass.graph.rewrite.Rewriter.tap` calls: the magnitudes of the delayed operands."""
+    of_sites = operands(plan)
+    places = {d.site.key: d.quantized.weight for d in plan.decisions if d.action is not None}
+
+    def seen(key: Key, eqn: JaxprEqn, values: list, result: Any) -> dict[str, Max]:
+        del eqn, result
+        place = {"weight": places[key], "act": 1 - places[key]}
+        return {
+            part: Max(largest(lax.stop_gradient(unwrap(values[place[part]]))))
+            for part in of_sites.get(key, {})
+            if part in place
+        }
+
+    return seen
+
+
+def advance(plan: Plan, state: Mapping[str, Any], taps: Mapping[str, Any]) -> State:
+    """The state after a step, from what was tapped in it."""
+    seen: dict[tuple[str, str], list[jax.Array]] = {}
+    for key, of_site in operands(plan).items():
+        tapped = taps.get(tap_name(key), {})
+        for part, operand in of_site.items():
+            if part in tapped:
+                seen.setdefault((operand.site, operand.name), []).append(tapped[part].value)
+    after: State = {}
+    for o in _every(plan):
+        # A site that did not run has seen nothing: -inf.
+        amax = jnp.maximum(reduce(jnp.maximum, seen[o.site, o.name]), 0)
+        history = recorded(o.of(state)["history"], amax)
+        new = {"bound": o.delayed.bound(o.of(state)), "history": history}
+        after.setdefault(o.site, {})[o.name] = new
+    return after
+
+
+def check_state(plan: Plan, state: Mapping[str, Any], records: bool) -> None:
+    """Hold a state against the program that is to use it.
+
+    Args:
+        plan: the plan of the program.
+        state: the state.
+        records: whether the program is to give the next one.
+
+    Raises:
+        StateError: naming the sites.
+    """
+    wanted = _every(plan)
+    _check_present(plan, wanted, state, records)
+    wrong = [text for operand in wanted for text in _misfits(operand, operand.of(state))]
+    if wrong:
+        raise StateError(
+            f"Give a state of this program, as q.init_state makes it: {shortened(wrong, 5, '; ')}."
+        )
+    if records:
+        _check_recorded(plan, wanted)
+
+
+def _check_present(
+    plan: Plan, wanted: list[Operand], state: Mapping[str, Any], records: bool
+) -> None:
+    missing = [str(operand) for operand in wanted if operand.of(state) is None]
+    if missing:
+        raise StateError(
+            f"Give delayed scaling its state, as y, state = q.apply(state, params, *args) with the "
+            f"first one of q.init_state(params, *args), or q.with_state(state) to leave it as it "
+            f"is; there is none for {shortened(missing, 5)}."
+        )
+    sites = {d.site.id for d in plan.decisions}
+    known = {(o.site, o.name) for o in wanted}
+    extra = [(s, n) for s, parts in state.items() for n in parts if (s, n) not in known]
+    if not records:  # a program without backward products may read what one with them recorded
+        extra = [(site, name) for site, name in extra if site not in sites]
+    if extra:
+        texts = [f"{site} ({name})" for site, name in extra]
+        raise StateError(
+            f"Give a state of this program; it does not scale {shortened(texts, 5)} by earlier "
+            f"steps: {did_you_mean(texts[0], [str(o) for o in wanted])}"
+        )
+
+
+def _misfits(operand: Operand, entry: Any) -> list[str]:
+    """How one operand's state differs from what it is to be."""
+    if not isinstance(entry, Mapping) or set(entry) != set(FIELDS):
+        return [f"{operand} is to have the arrays {' and '.join(FIELDS)}"]
+    shapes = {"bound": operand.loops, "history": (*operand.loops, operand.delayed.length)}
+    return [
+        f"{name} of {operand} is {_shape(jnp.shape(entry[name]))}, not {_shape(shape)}"
+        for name, shape in shapes.items()
+        if jnp.shape(entry[name]) != shape
+    ]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"float32{list(shape)}"
+
+
+def _check_recorded(plan: Plan, wanted: list[Operand]) -> None:
+    """Refuse to give the next state where a product that would tell is not in the program."""
+    of_sites = operands(plan)
+    told = {(o.site, o.name) for of in of_sites.values() for p, o in of.items() if p != "grad"}
+    untold = [str(o) for o in wanted if (o.site, o.name) not in told]
+    if untold:
+        raise StateError(
+            f"Differentiate inside of what is transformed, as step = qpass.value_and_grad(q) and "
+            f"(loss, grads), state = step.apply(state, params, *args): no backward product of this "
+            f"program would tell the magnitudes of {shortened(untold, 5)}."
+        )
+    ruled = [d.site.id for d in plan.decisions if d.action is not None and _in_rule(plan, d)]
+    if ruled:
+        raise StateError(
+            f"Differentiate inside of what is transformed, as step = qpass.value_and_grad(q), or "
+            f"keep these products float: a custom derivative rule around {shortened(ruled, 5)} has "
+            "no results of its own for the magnitudes that it sees."
+        )
+
+
+def _in_rule(plan: Plan, decision: Decision) -> bool:
+    path, _ = decision.site.key
+    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
+    return any(eqn.primitive.name.startswith("custom_") for eqn in around)
+
+
+def as_state(state: Any) -> State:
+    """A state of arrays.
+
+    Raises:
+        StateError: it is no dict of dicts of arrays, or holds what is not finite or negative (which
+            cannot be asked of traced arrays).
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(v, Mapping) for v in state.values()):
+        raise StateError(
+            f"Give the state of q.init_state or of the last q.apply, a dict by site; got {state!r}."
+        )
+    bad = [f"{s} ({n})" for s, parts in state.items() for n, e in parts.items() if _is_bad(e)]
+    if bad:
+        raise StateError(
+            f"Give a state of finite magnitudes; that of {shortened(bad, 5)} holds NaN, infinities "
+            "or negative numbers. No step makes these: go back to an earlier state."
+        )
+    return {site: {name: dict(e) for name, e in parts.items()} for site, parts in state.items()}
+
+
+def _is_bad(entry: Any) -> bool:
+    arrays = [a for a in jax.tree.leaves(entry) if not isinstance(a, Tracer | jax.ShapeDtypeStruct)]
+    known = [np.asarray(a) for a in arrays if getattr(a, "is_fully_addressable", True)]
+    return any(not np.all(np.isfinite(a) & (a >= 0)) for a in known)
