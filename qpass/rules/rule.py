@@ -257,7 +257,11 @@ def _group(quantizer: QuantizerLike) -> int | Fraction | None:
 def _check_static(rule: Rule) -> None:
     """A captured range is one for a whole activation."""
     given = {operand: getattr(rule, operand) for operand in _OPERANDS}
-    static = {name: q for name, q in given.items() if isinstance(q, Quantizer) and q.is_static}
+    static = {
+        name: q
+        for name, q in given.items()
+        if isinstance(q, Quantizer) and q.is_static and not q.delayed_range
+    }
     if "weight" in static:
         raise RuleError("Drop static from weight=: the range of a weight is that of its values.")
     for name, quantizer in static.items():
