@@ -2,13 +2,14 @@
 
 Forward: the float operand is brought to ``[B, M, K]``, quantized there if the scheme says so, and
 multiplied by the weight's codes ``[B, N, K]`` in a kernel. Backward: straight-through; the products
-for the gradients are ordinary ``dot_general`` on the values that the forward used.
+for the gradients are ordinary ``dot_general`` on the values that the forward used, or quantized
+themselves (`qpass.ops.backward`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,14 @@ from qpass.ops.zero_points import KernelCall, Sizes, kernel_call
 from qpass_kernels import Kernel, Product
 
 
+class Derivative(Protocol):
+    """How one operand's tangent is multiplied, where its transpose is no float product."""
+
+    def tangent(self, spec: "DotSpec", t: jax.Array, y: Any, fed: dict) -> jax.Array:
+        """The product of the tangent ``t`` and the other operand ``y``."""
+        ...
+
+
 @dataclass(frozen=True)
 class DotSpec:
     """A ``dot_general`` with a quantized weight.
@@ -43,6 +52,8 @@ class DotSpec:
         precision: of the products for the gradients.
         kernels: the kernel table.
         sharding: of the result, where shardings are part of the types (explicit mesh axes).
+        dlhs: the derivative by the activation; None: straight-through in float.
+        drhs: by the weight.
     """
 
     dims: Dims
@@ -52,6 +63,8 @@ class DotSpec:
     precision: Any
     kernels: tuple[Kernel, ...]
     sharding: Any = None
+    dlhs: Derivative | None = None
+    drhs: Derivative | None = None
 
 
 # Jitted so that products of one shape are traced once, however many layers there are.
@@ -109,9 +122,15 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     dx, dw = tangents[0], tangents[-1] if w.latent is not None else None
     terms = []
     if not isinstance(dx, SymbolicZero):
-        terms.append(_float_dot(spec, dx, dequantize(w)))
+        terms.append(
+            spec.dlhs.tangent(spec, dx, w, fed) if spec.dlhs else float_dot(spec, dx, dequantize(w))
+        )
     if dw is not None and not isinstance(dw, SymbolicZero):
-        terms.append(_float_dot(spec, _seen(spec, x, w, fed), dw))
+        terms.append(
+            spec.drhs.tangent(spec, dw, x, fed)
+            if spec.drhs
+            else float_dot(spec, _seen(spec, x, w, fed), dw)
+        )
     tangent = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
     return out, tangent
 
@@ -119,7 +138,8 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
 _dot.defjvp(_jvp, symbolic_zeros=True)
 
 
-def _float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
+def float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
+    """The product in float: ``x`` for the activation, ``w`` for the weight."""
     lhs, rhs = (w, x) if spec.weight == 0 else (x, w)
     return lax.dot_general(
         lhs,
@@ -159,7 +179,7 @@ def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array
     """
     w = w.plain().in_order()
     if dequantized_because(spec, x, w, fed):
-        return _float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
+        return float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
     xq = _in_place(spec, x, w, fed).plain().in_order()
     pair = (w, xq) if spec.weight == 0 else (xq, w)
     out = product_of_codes(pair, spec.dims, spec.sharding)

@@ -1,0 +1,277 @@
+"""The quantized backward products of a ``dot_general``: one function for both places they stand in.
+
+``dlhs`` multiplies the gradient of the result by the weight, ``drhs`` the activation by it, named
+as if the weight stood on the right. They run where the op's own derivative is taken (`jax.grad`
+outside of the transformed function), and in place of the products that a traced backward pass
+holds (`jax.grad` inside): `run` computes both, from the same values to the same bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from qpass.numerics import QTensor, Quantizer, block_sizes, quantize
+from qpass.numerics.schemes import Backward
+from qpass.ops.axes_of_product import Dims
+from qpass.ops.dot_general import DotSpec, float_dot, own_key, quantized_dot
+from qpass.ops.layer import tensor
+from qpass.ops.linear import apply_linear
+from qpass.ops.sharded import explicit_sharding
+from qpass.ops.static import whole_range
+from qpass.ops.straight_through import dequantize
+from qpass.ops.weights import Storage, fake_quantize_weight
+
+# Which operand of its own a product draws random numbers for; 0 and 1 are those of the forward one.
+KEYS = {"dlhs": 2, "drhs": 3}
+
+
+@dataclass(frozen=True)
+class BackwardProduct:
+    """One of the two backward products of a forward product.
+
+    Attributes:
+        product: "dlhs" or "drhs".
+        how: its quantizers.
+        forward: quantizer that the forward product has for the other operand; None for float.
+    """
+
+    product: str
+    how: Backward
+    forward: Quantizer | None
+
+    @property
+    def grad(self) -> Quantizer:
+        """Quantizer of the gradient."""
+        grad, _ = self.how.quantizers
+        assert grad is not None  # a product without is not quantized
+        return grad
+
+    @property
+    def operand(self) -> Quantizer:
+        """Quantizer of the other operand."""
+        _, operand = self.how.quantizers
+        found = operand or self.forward
+        assert found is not None  # as `Backward.or_else` leaves it
+        return found
+
+    def tangent(self, spec: DotSpec, t: jax.Array, y: Any, fed: dict) -> jax.Array:
+        """What the tangent ``t`` of one operand adds to that of the forward product ``spec``.
+
+        It is the float product with ``y``, the other operand, and its transpose is quantized.
+        """
+        side = spec.weight if self.product == "dlhs" else 1 - spec.weight
+        dims = _transposed(spec.dims, side, (t.ndim, y.ndim))
+        kept = self.residual(y, dims.product, 1, fed)
+        arrays, tree = jax.tree.flatten((kept, fed))
+        out = jnp.dtype(t.dtype).name
+        return apply_linear(_Tangent(self, spec, side, dims, out, tree), t, *arrays)
+
+    def residual(self, y: Any, dims: Dims, side: int, fed: dict) -> QTensor | jax.Array:
+        """What is kept of the other operand: codes where those of the forward product serve.
+
+        Args:
+            y: the operand, float or a QTensor.
+            dims: of the backward product.
+            side: which operand of it y is.
+            fed: what the forward product is fed.
+        """
+        y = tensor(y)
+        if self._is_served(y, dims, side, fed):
+            return y if isinstance(y, QTensor) else self._as_forward(y, dims, side, fed)
+        return _original(y)
+
+    def run(self, spec: DotSpec, g: jax.Array, y: Any, fed: dict) -> jax.Array:
+        """The quantized product of the gradient ``g`` and the other operand ``y``.
+
+        Args:
+            spec: the backward product; its ``weight`` is y, its ``act`` is ignored.
+            g: float.
+            y: float or a QTensor.
+            fed: what the forward product is fed.
+        """
+        q = self.residual(y, spec.dims, spec.weight, fed)
+        if isinstance(q, QTensor) and self.how.residuals == "forward":
+            g, q = _with_scales(g, q, spec)
+        if not isinstance(q, QTensor):
+            q = self._afresh(q, spec.dims, spec.weight, fed)
+        product = replace(spec, act=self.grad, dlhs=None, drhs=None)
+        return quantized_dot(product, g, q, self._fed(fed))
+
+    def _is_served(self, y: Any, dims: Dims, side: int, fed: dict) -> bool:
+        """Whether the codes of the forward product are taken."""
+        if self.forward is None:
+            return False
+        if self.how.residuals == "forward":
+            return True
+        contract, free = _roles(dims, side, y.ndim)
+        mine, theirs = (
+            whole_range(q, bounds, y.ndim)[0]
+            for q, bounds in ((self.operand, self._bounds(fed)), (self.forward, self._theirs(fed)))
+        )
+        own = f"{self.product}.operand" in fed.get("bounds", {})
+        return mine == theirs and not own and _blocks(y, mine, contract) == _blocks(y, mine, free)
+
+    def _as_forward(self, y: jax.Array, dims: Dims, side: int, fed: dict) -> QTensor:
+        """Quantized as in the forward product, which contracts what is free here."""
+        _, free = _roles(dims, side, y.ndim)
+        assert self.forward is not None  # else its codes would not serve
+        quantizer, bounds = whole_range(self.forward, self._theirs(fed), y.ndim)
+        number = 1 if self.product == "dlhs" else 0
+        q = quantize(y, quantizer, free, bounds=bounds, key=own_key(fed, number, y))
+        return replace(lax.optimization_barrier(q), latent=y)
+
+    def _afresh(self, y: jax.Array, dims: Dims, side: int, fed: dict) -> QTensor:
+        """Quantized along the axes that this product contracts."""
+        contract, _ = _roles(dims, side, y.ndim)
+        key = own_key(self._fed(fed), 1, y)
+        return fake_quantize_weight(y, Storage(self.operand, contract, ()), self._bounds(fed), key)
+
+    def _fed(self, fed: dict) -> dict:
+        """What the backward product is fed, with the gradient for its activation."""
+        mine = {}
+        if "key" in fed:
+            mine["key"] = jax.random.fold_in(fed["key"], KEYS[self.product])
+        bounds = fed.get("bounds", {})
+        grad = bounds.get(f"{self.product}.grad", bounds.get("grad"))
+        return mine | ({} if grad is None else {"bounds": {"act": grad}})
+
+    def _theirs(self, fed: dict) -> Any:
+        """The range of the other operand in the forward product, where it is static."""
+        return fed.get("bounds", {}).get("weight" if self.product == "dlhs" else "act")
+
+    def _bounds(self, fed: dict) -> Any:
+        """The range of the other operand in this one."""
+        own = fed.get("bounds", {}).get(f"{self.product}.operand")
+        return self._theirs(fed) if own is None else own
+
+
+@dataclass(frozen=True)
+class _Dims:
+    """A backward product as JAX writes it: the gradient on the left, transposed afterwards."""
+
+    product: Dims
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Tangent:
+    """`qpass.ops.linear.Linear`: the forward product in one operand, its transpose quantized.
+
+    Attributes:
+        product: which backward product the transpose is.
+        spec: the forward product.
+        side: which operand of it is the residual.
+        dims: of the backward product.
+        dtype: name of that of the tangent.
+        tree: of the residual operand and of what is fed.
+    """
+
+    product: BackwardProduct
+    spec: DotSpec
+    side: int
+    dims: _Dims
+    dtype: str
+    tree: Any
+
+    def __call__(self, t: jax.Array, *arrays: jax.Array) -> jax.Array:
+        y, fed = jax.tree.unflatten(self.tree, arrays)
+        if not isinstance(y, QTensor) and self.product.forward is not None:
+            y = self.product._as_forward(y, self.dims.product, 1, fed)
+        y = dequantize(y) if isinstance(y, QTensor) else y
+        x, w = (t, y) if self.side == self.spec.weight else (y, t)
+        return float_dot(self.spec, x, w)
+
+    def transpose(self, g: jax.Array, *arrays: jax.Array) -> jax.Array:
+        y, fed = jax.tree.unflatten(self.tree, arrays)
+        spec = replace(self.spec, dims=self.dims.product, weight=1, sharding=self._sharding(g, y))
+        out = self.product.run(spec, g, y, fed)
+        back = sorted(range(out.ndim), key=self.dims.order.__getitem__)
+        return lax.transpose(out, back).astype(self.dtype)
+
+    def _sharding(self, g: jax.Array, y: Any) -> NamedSharding | None:
+        """Of the product, where shardings are part of the types: batch axes, then free ones."""
+        if self.spec.sharding is None:
+            return None
+        (g_contract, y_contract), (g_batch, y_batch) = self.dims.product
+        known = [_names(g, g.ndim), _names(y, y.ndim)]
+        taken = (set(g_contract) | set(g_batch), set(y_contract) | set(y_batch))
+        spec = [known[0][d] for d in g_batch]
+        spec += [n for k in (0, 1) for d, n in enumerate(known[k]) if d not in taken[k]]
+        return NamedSharding(self.spec.sharding.mesh, PartitionSpec(*spec))
+
+
+def _names(x: Any, ndim: int) -> Sequence[Any]:
+    sharding = None if isinstance(x, QTensor) else explicit_sharding(jax.typeof(x))
+    spec = tuple(sharding.spec) if sharding is not None else ()
+    return (*spec, *[None] * (ndim - len(spec)))
+
+
+def _transposed(dims: Dims, side: int, ndims: tuple[int, int]) -> _Dims:
+    """The product of the gradient with operand ``side`` that gives that of the other operand.
+
+    Args:
+        dims: of the forward product.
+        side: which of its operands is read.
+        ndims: axes of the operand that the gradient is of, and of the one that is read.
+    """
+    contract, batch = dims
+    t_contract, y_contract = contract[1 - side], contract[side]
+    t_batch, y_batch = batch[1 - side], batch[side]
+    t_free = _rest(ndims[0], (*t_contract, *t_batch))
+    y_free = _rest(ndims[1], (*y_contract, *y_batch))
+    first = len(t_batch) + (0 if side == 0 else len(t_free))
+    g_free = tuple(range(first, first + len(y_free)))
+    pairs = sorted(zip(y_contract, t_contract, strict=True))
+    product = (g_free, y_free), (tuple(range(len(t_batch))), y_batch)
+    return _Dims(product, (*t_batch, *t_free, *(t for _, t in pairs)))
+
+
+def _roles(dims: Dims, side: int, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Contracted and free axes of an operand, ascending."""
+    contract, batch = dims
+    return tuple(sorted(contract[side])), _rest(ndim, (*contract[side], *batch[side]))
+
+
+def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
+    return tuple(d for d in range(ndim) if d not in taken)
+
+
+def _blocks(y: Any, quantizer: Quantizer, contract: tuple[int, ...]) -> tuple[int, ...]:
+    return block_sizes(y.shape, quantizer.granularity, contract)
+
+
+def _original(y: Any) -> jax.Array:
+    """The float value that is quantized anew: the float weight itself where there is one."""
+    if not isinstance(y, QTensor):
+        return y
+    return y.dequantize() if y.latent is None else y.latent
+
+
+def _with_scales(g: jax.Array, q: QTensor, spec: DotSpec) -> tuple[jax.Array, Any]:
+    """The scales of ``q`` along contracted axes multiplied into ``g``.
+
+    Where they cannot be, as those of groups of an axis that stays, what q stands for is quantized
+    anew.
+    """
+    side = spec.weight
+    contract, free = _roles(spec.dims, side, q.ndim)
+    if not any(
+        cut == 1 and q.shape[d] > 1 for d, cut in zip(contract, q.cuts(contract), strict=True)
+    ):
+        return g, q
+    plain = q.plain().in_order()
+    if q.zero is not None or any(plain.scale.shape[d] > 1 for d in free) or plain.groups:
+        return g, dequantize(q)
+    g_axes, q_axes = ((*spec.dims[1][k], *spec.dims[0][k]) for k in (1 - side, side))
+    kept = lax.squeeze(plain.scale, free)
+    names = [d for d in range(q.ndim) if d not in free]
+    order = sorted(range(len(g_axes)), key=g_axes.__getitem__)
+    kept = lax.transpose(kept, [names.index(q_axes[k]) for k in order])
+    kept = lax.expand_dims(kept, _rest(g.ndim, g_axes))
+    ones = jnp.ones((1,) * q.ndim, jnp.float32)
+    return g.astype(jnp.float32) * kept, replace(plain, scale=ones)
