@@ -18,6 +18,7 @@ from jax import lax
 from qpass_kernels import cpu_cost, cpu_groups, reference
 from qpass_kernels.cpu_codes import as_bytes, decode, parts
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype
+from qpass_kernels.ragged_cpu import by_blocks
 
 # Weight elements in a tile: 1 MB when decoded, which stays in a core's second-level cache. Half and
 # twice as much measured the same within the noise; a fifth of that is slower.
@@ -209,5 +210,12 @@ def _times_groups(product: Product, values: Any, scale: Any) -> Any:
 
 
 CPU = Kernel(
-    "cpu", ("cpu",), supports, run, run_stacked=run_stacked, reads=reads, slow=cpu_cost.by_xla
+    "cpu",
+    ("cpu",),
+    supports,
+    run,
+    run_stacked=run_stacked,
+    reads=reads,
+    ragged=by_blocks("cpu", supports, run_stacked),
+    slow=cpu_cost.by_xla,
 )

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpass_kernels.kernel import Kernel, runs_on
+from qpass_kernels.kernel import Kernel, is_for
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
+from qpass_kernels.ragged_reference import one_expert
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ def select_ragged(
     Raises:
         ValueError: nothing in the table takes it.
     """
-    here = (k.ragged for k in kernels if runs_on(k, platform))
+    dense = one_expert(product, product.m)
     refused = []
-    for ragged in filter(None, here):
+    for ragged in (k.ragged for k in kernels if k.ragged and is_for(k, platform, dense)):
         reason = ragged.supports(product)
         if reason is None:
             return RaggedSelection(ragged, tuple(refused))

@@ -1,5 +1,7 @@
 """The float64 oracle of ragged products, and random ones."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ def ragged_products(draw, sizes=40, ks=70, acts=oracle.ACTS):
     return p, tuple(int(n) for n in np.diff([0, *sorted(ends)]))
 
 
-def operands(p: RaggedProduct, group_sizes, seed=0):
+def operands(p: RaggedProduct, group_sizes, seed=0) -> Any:
     """Random lhs, lhs_scale, rhs, rhs_scale and the sizes of the groups, as arrays."""
     lhs, lhs_scale, _, _ = oracle.operands(one_expert(p, p.m), seed)
     experts = one_expert(p, 1)

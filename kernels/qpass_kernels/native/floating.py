@@ -22,6 +22,7 @@ from qpass_kernels import cpu_cost, reference
 from qpass_kernels.cpu_codes import FP8
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype
 from qpass_kernels.native.layers import refusal
+from qpass_kernels.native.ragged import by_codes
 from qpass_kernels.stacks import alone
 
 INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
@@ -117,6 +118,7 @@ NATIVE_FLOAT = Kernel(
     run_stacked,
     reads=reads,
     local=True,
+    ragged=by_codes(_codes),
     meant_for=lambda product: product.weight_only,
     slow=cpu_cost.native_floating,
 )

@@ -19,6 +19,7 @@ import numpy as np
 from qpass_kernels import cpu_cost, reference
 from qpass_kernels.kernel import Kernel, Product, dtype
 from qpass_kernels.native.layers import refusal
+from qpass_kernels.native.ragged import NATIVE_RAGGED
 from qpass_kernels.native.rows import NATIVE_ROWS
 from qpass_kernels.stacks import alone
 
@@ -70,6 +71,7 @@ NATIVE_INT = Kernel(
     run_stacked,
     local=True,
     rows=NATIVE_ROWS,
+    ragged=NATIVE_RAGGED,
     meant_for=lambda product: product.integer,
     slow=cpu_cost.native_integer,
 )

@@ -14,7 +14,13 @@ from pathlib import Path
 import jax
 
 HERE = Path(__file__).parent
-TARGETS = ("QpassInteger", "QpassFloating", "QpassQuantizeRows")
+TARGETS = (
+    "QpassInteger",
+    "QpassFloating",
+    "QpassQuantizeRows",
+    "QpassRaggedInteger",
+    "QpassRaggedFloating",
+)
 CAP = "QPASS_CPU_ISA"
 """Environment variable: the highest instruction set that the kernels may use, for measurements."""
 ISAS = ("portable", "avx2", "avx512", "vnni", "neon", "neondot")

@@ -60,23 +60,56 @@ Codes codes_named(std::string_view name) {
 using Lhs = ffi::BufferR3<ffi::F32>;
 using Scales = ffi::BufferR4<ffi::F32>;
 
+// The product with a layer of the stack.
+Operands operands(const Lhs& lhs, const ffi::AnyBuffer& rhs, const Scales& rhs_scale, int64_t layer,
+                  float* out, int64_t group, Codes codes, ffi::Span<const float> table,
+                  ffi::Span<const int32_t> minifloat) {
+  const auto left = lhs.dimensions(), right = rhs.dimensions(), scales = rhs_scale.dimensions();
+  const int64_t rows = layer * right[1] * right[2];  // of the layers before
+  Operands p{left[0], left[1], right[2], left[2], group, scales[3], codes};
+  p.table = table.begin();
+  if (minifloat.size() == 4) p.minifloat = {minifloat[0], minifloat[1], minifloat[2], minifloat[3]};
+  p.lhs = lhs.typed_data();
+  p.rhs = static_cast<const uint8_t*>(rhs.untyped_data()) + rows * p.row_bytes();
+  p.rhs_scale = rhs_scale.typed_data() + rows * p.groups;
+  p.out = out;
+  return p;
+}
+
 ffi::Error floating(ffi::ThreadPool pool, Lhs lhs, ffi::AnyBuffer rhs, Scales rhs_scale,
                     ffi::BufferR0<ffi::S32> index, ffi::Result<Lhs> out, int64_t group,
                     std::string_view codes, ffi::Span<const float> table,
                     ffi::Span<const int32_t> minifloat, std::string_view isa) {
   const Form* form = form_for(isa);
   if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
-  const auto left = lhs.dimensions(), right = rhs.dimensions(), scales = rhs_scale.dimensions();
-  const int64_t layer = std::clamp<int64_t>(*index.typed_data(), 0, right[0] - 1);
-  const int64_t rows = layer * right[1] * right[2];  // of the layers before
-  Operands p{left[0], left[1], right[2], left[2], group, scales[3], codes_named(codes)};
-  p.table = table.begin();
-  if (minifloat.size() == 4) p.minifloat = {minifloat[0], minifloat[1], minifloat[2], minifloat[3]};
-  p.lhs = lhs.typed_data();
-  p.rhs = static_cast<const uint8_t*>(rhs.untyped_data()) + rows * p.row_bytes();
-  p.rhs_scale = rhs_scale.typed_data() + rows * p.groups;
-  p.out = out->typed_data();
-  multiply(pool, *form, p);
+  const int64_t layer = std::clamp<int64_t>(*index.typed_data(), 0, rhs.dimensions()[0] - 1);
+  multiply(pool, *form,
+           operands(lhs, rhs, rhs_scale, layer, out->typed_data(), group, codes_named(codes), table,
+                    minifloat));
+  return ffi::Error::Success();
+}
+
+// Rows of a mixture of experts: those of each are consecutive, and meet its layer of the stack. The
+// rows after those of all experts are zero.
+ffi::Error ragged(ffi::ThreadPool pool, Lhs lhs, ffi::AnyBuffer rhs, Scales rhs_scale,
+                  ffi::BufferR1<ffi::S32> rows, ffi::Result<Lhs> out, int64_t group,
+                  std::string_view codes, ffi::Span<const float> table,
+                  ffi::Span<const int32_t> minifloat, std::string_view isa) {
+  const Form* form = form_for(isa);
+  if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
+  const int64_t all = lhs.dimensions()[1], n = rhs.dimensions()[2];
+  int64_t done = 0;
+  for (int64_t expert = 0; expert < rhs.dimensions()[0]; ++expert) {
+    float* const result = out->typed_data() + done * n;
+    Operands p = operands(lhs, rhs, rhs_scale, expert, result, group, codes_named(codes), table,
+                          minifloat);
+    p.m = std::clamp<int64_t>(rows.typed_data()[expert], 0, all - done);
+    if (p.m * n == 0) continue;
+    p.lhs += done * p.k;
+    multiply(pool, *form, p);
+    done += p.m;
+  }
+  std::fill(out->typed_data() + done * n, out->typed_data() + all * n, 0.0f);
   return ffi::Error::Success();
 }
 
@@ -90,6 +123,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassFloating, qpass::floating::floating,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<qpass::floating::Scales>()
                                   .Arg<xla::ffi::BufferR0<xla::ffi::S32>>()
+                                  .Ret<qpass::floating::Lhs>()
+                                  .Attr<int64_t>("group")
+                                  .Attr<std::string_view>("codes")
+                                  .Attr<xla::ffi::Span<const float>>("table")
+                                  .Attr<xla::ffi::Span<const int32_t>>("minifloat")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassRaggedFloating, qpass::floating::ragged,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<qpass::floating::Lhs>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<qpass::floating::Scales>()
+                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
                                   .Ret<qpass::floating::Lhs>()
                                   .Attr<int64_t>("group")
                                   .Attr<std::string_view>("codes")

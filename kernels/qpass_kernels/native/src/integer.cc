@@ -1,5 +1,6 @@
 // The handler QpassInteger: integer codes by integer codes, exact in int32 within a group.
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -103,6 +104,33 @@ ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, ffi::AnyBu
   return ffi::Error::Success();
 }
 
+// Rows of a mixture of experts: those of each are consecutive, and meet its layer of the stack. The
+// rows after those of all experts are zero.
+ffi::Error ragged(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, ffi::AnyBuffer stack,
+                  StackScales stack_scale, ffi::BufferR1<ffi::S32> rows,
+                  ffi::Result<ffi::AnyBuffer> out, int64_t group, std::string_view isa) {
+  const auto type = float_type(out->element_type());
+  if (!type) return ffi::Error::InvalidArgument("results are float32, bfloat16 or float16");
+  const int64_t n = stack.dimensions()[2], width = n * (*type == Float::kFloat32 ? 4 : 2);
+  const int64_t all = lhs.dimensions()[1];
+  char* const result = static_cast<char*>(out->untyped_data());
+  int64_t done = 0;
+  for (int64_t expert = 0; expert < stack.dimensions()[0]; ++expert) {
+    auto p = operands(lhs, lhs_scale, stack, stack_scale, expert, group);
+    if (!p) return ffi::Error::InvalidArgument("the right operand is a stack of int8 or int4");
+    p->m = std::clamp<int64_t>(rows.typed_data()[expert], 0, all - done);
+    if (p->m * n == 0) continue;
+    p->lhs += done * p->k, p->lhs_scale += done * p->lhs_groups;
+    p->out = result + done * width, p->type = *type;
+    const Form* form = form_for(*p, isa);
+    if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
+    multiply(pool, *form, *p);
+    done += p->m;
+  }
+  std::memset(result + done * width, 0, (all - done) * width);
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassInteger, integer,
@@ -113,6 +141,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassInteger, integer,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<StackScales>()
                                   .Arg<Scalar>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("group")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassRaggedInteger, ragged,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Codes>()
+                                  .Arg<Scales>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<StackScales>()
+                                  .Arg<ffi::BufferR1<ffi::S32>>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("group")
                                   .Attr<std::string_view>("isa"));
