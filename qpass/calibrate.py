@@ -24,6 +24,7 @@ from qpass.errors import CalibrationError
 from qpass.given import Given, feeds, operand_names
 from qpass.graph._jax import JaxprEqn
 from qpass.graph.dataflow import Key
+from qpass.graph.dimensions import dimensions
 from qpass.graph.feeds import enclosing
 from qpass.graph.merging import Max, Min, Sum
 from qpass.graph.rebuild import REBUILD
@@ -100,7 +101,7 @@ def _channels(plan: Plan, decision: Decision, eqn: JaxprEqn) -> tuple[int, ...] 
     if decision.site.leaf is None or any(e.primitive.name == "shard_map" for e in around):
         return None
     act = 1 - decision.quantized.weight
-    contract, batch = eqn.params["dimension_numbers"]
+    contract, batch = dimensions(eqn)
     return (*batch[act], *contract[act])
 
 

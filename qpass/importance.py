@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from qpass.errors import CalibrationError
 from qpass.given import iterations_of
 from qpass.graph._jax import bind
+from qpass.graph.dimensions import dimensions
 from qpass.graph.provenance import Origin, Step
 from qpass.ops.weights import weighs
 from qpass.plan import Decision, Plan
@@ -74,7 +75,7 @@ def _origin(decision: Decision) -> Origin:
 
 def _batch_axes(decision: Decision) -> frozenset[int]:
     """Axes of the leaf that its product does not sum over and shares with the activation."""
-    _, batch = decision.site.eqn.params["dimension_numbers"]
+    _, batch = dimensions(decision.site.eqn)
     axes = _origin(decision).axes
     return frozenset().union(*(axes[d] for d in batch[decision.quantized.weight]))
 
@@ -108,7 +109,7 @@ def _to_leaf(plan: Plan, decision: Decision, mean: jax.Array) -> tuple[jax.Array
     mean = _of_slices(mean, iterations_of(plan, decision), origin, aval.shape, site.id)
     replay = partial(_replay, origin.steps)
     like = jax.ShapeDtypeStruct(aval.shape, jnp.float32)
-    contract, batch = site.eqn.params["dimension_numbers"]
+    contract, batch = dimensions(site.eqn)
     shared = (*batch[weight], *contract[weight])
     full = jnp.broadcast_to(
         _at_axes(mean, shared, site.eqn.invars[weight].aval.ndim),

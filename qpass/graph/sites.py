@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from qpass.graph._jax import JaxprEqn, source_line
 from qpass.graph.backward import RECOMPUTED, Link, is_backward, link_backward
 from qpass.graph.dataflow import Dataflow, Found, Key
+from qpass.graph.dimensions import dimensions
 from qpass.graph.equation import Equation, dot_equation
 from qpass.graph.program import Leaf, Program
 from qpass.graph.provenance import Flow, Origin
@@ -87,9 +88,8 @@ class Site:
 
     @property
     def contract(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Contracted dimensions of a ``dot_general``, by operand, in paired order."""
-        (lhs, rhs), _ = self.eqn.params["dimension_numbers"]
-        return tuple(lhs), tuple(rhs)
+        """Contracted dimensions of a plain or ragged product, by operand, in paired order."""
+        return dimensions(self.eqn)[0]
 
 
 def find_sites(program: Program, dataflow: Dataflow) -> tuple[Site, ...]:

@@ -81,7 +81,7 @@ def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor | Layer, fed: Any = No
     """
     fed = lax.stop_gradient(fed or {})
     if spec.act is not None and spec.act.is_masked:
-        x = _without_clipped(spec, x, tensor(w), fed)
+        x = without_clipped(spec, x, tensor(w), fed)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
     arrays, tree = jax.tree.flatten((fed, w))
     return _dot((spec, tree), x, *arrays)
@@ -129,7 +129,7 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
         terms.append(
             spec.drhs.tangent(spec, dw, x, fed)
             if spec.drhs
-            else float_dot(spec, _seen(spec, x, w, fed), dw)
+            else float_dot(spec, seen(spec, x, w, fed), dw)
         )
     tangent = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
     return out, tangent
@@ -151,12 +151,12 @@ def float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
     )
 
 
-def _seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
+def seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """``x`` as the forward product saw it: quantized and back, in its own layout."""
     return x if spec.act is None else straight_through(_as_quantized(_value, spec, x, w, fed), x)
 
 
-def _without_clipped(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
+def without_clipped(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """``x``, through which no gradient flows where its quantizer clips it."""
     return jnp.where(_as_quantized(in_range, spec, x, w, fed), x, lax.stop_gradient(x))
 
@@ -168,7 +168,7 @@ def _value(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
 def _as_quantized(ask: Callable, spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """What ``ask(x, q, quantizer)`` says of each element, in the layout of ``x``."""
     assert spec.act is not None
-    return ask(x, _in_place(spec, x, w, fed), spec.act)
+    return ask(x, quantized_in_place(spec, x, w, fed), spec.act)
 
 
 def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
@@ -179,8 +179,8 @@ def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array
     """
     w = w.plain().in_order()
     if dequantized_because(spec, x, w, fed):
-        return float_dot(spec, _seen(spec, x, w, fed), dequantize(w))
-    xq = _in_place(spec, x, w, fed).plain().in_order()
+        return float_dot(spec, seen(spec, x, w, fed), dequantize(w))
+    xq = quantized_in_place(spec, x, w, fed).plain().in_order()
     pair = (w, xq) if spec.weight == 0 else (xq, w)
     out = product_of_codes(pair, spec.dims, spec.sharding)
     return out.astype(spec.out)
@@ -190,13 +190,13 @@ def dequantized_because(spec: DotSpec, x: Any, w: QTensor, fed: dict) -> str:
     """Why a product with shardings in its types is one of floats; "" where it is one of codes."""
     if spec.act is None:
         return "the activation is float"
-    shape = jax.eval_shape(lambda x, w: _in_place(spec, x, w, fed), x, w)
+    shape = jax.eval_shape(lambda x, w: quantized_in_place(spec, x, w, fed), x, w)
     operands = (("weight", w, spec.weight), ("activation", shape, 1 - spec.weight))
     cut = [name for name, q, side in operands if any(q.cuts(spec.dims[0][side]))]
     return f"scales along the contracted axes of the {' and the '.join(cut)}" if cut else ""
 
 
-def _in_place(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> QTensor:
+def quantized_in_place(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> QTensor:
     """The activation quantized in its own layout; groups lie along the axis that ends K."""
     assert spec.act is not None
     contract = lay_out(spec.dims, spec.weight, x.ndim, w).x_contract
@@ -232,29 +232,29 @@ def _kernel_call(spec: DotSpec, layout: Layout, x: Any, w: QTensor, fed: dict) -
     roles = (layout.w_batch, layout.w_free, layout.w_contract)
     if spec.act is None:
         padded = w.padded(layout.w_contract)
-        lhs = _floats(flatten(x, layout, padded))
+        lhs = floats(flatten(x, layout, padded))
         return kernel_call(lhs, w.canonical(*roles), Sizes(sizes, padded), spec.out)
-    act = _in_place(spec, x, w, fed)
+    act = quantized_in_place(spec, x, w, fed)
     cuts = common_cuts(w.cuts(layout.w_contract), act.cuts(layout.x_contract))
     lhs = act.canonical(layout.x_batch, layout.x_free, layout.x_contract, cuts)
     padded = w.padded(layout.w_contract, cuts)
     rhs = w.canonical(*roles, cuts)
-    return kernel_call(_as_kernels_take(lhs), rhs, Sizes(sizes, padded), spec.out)
+    return kernel_call(as_kernels_take(lhs), rhs, Sizes(sizes, padded), spec.out)
 
 
-def _floats(x: jax.Array) -> Operand:
+def floats(x: jax.Array) -> Operand:
     """Float ``[B, M, K]`` as an operand."""
     return Operand(x, None, None, x.shape[2])
 
 
-def _as_kernels_take(lhs: Operand) -> Operand:
+def as_kernels_take(lhs: Operand) -> Operand:
     """Kernels take no floats with scales on the left: those of tables are multiplied here."""
     if lhs.codes.dtype != jnp.float32:
         return lhs
     scale = lhs.scale
     if scale.shape[2] > 1:
         scale = jnp.repeat(scale, lhs.group, 2)[..., : lhs.codes.shape[2]]
-    return _floats(lhs.codes * scale)
+    return floats(lhs.codes * scale)
 
 
 def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:
