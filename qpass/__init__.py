@@ -75,6 +75,8 @@ from qpass.plan import Decision as Decision
 from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes
 from qpass.rules import Rule as Rule
+from qpass.training import merge_states as merge_states
+from qpass.training import value_and_grad as value_and_grad
 from qpass.transformed import Transformed as Transformed
 from qpass.tuning import Tuning as Tuning
 from qpass.tuning import tune as tune
