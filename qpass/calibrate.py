@@ -80,6 +80,8 @@ def _tap(
     result: Any,
 ) -> dict[str, Any]:
     del result
+    if key not in decisions:  # a float product with an adapter
+        return {}
     decision = decisions[key]
     weight = decision.quantized.weight
     seen = {}

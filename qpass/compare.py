@@ -1,7 +1,7 @@
 """Compare: the error that quantization makes at every site, and in the result."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -79,6 +79,7 @@ def compare(plan: Plan, call: Call, given: Given) -> Comparison:
         plan: the plan of this call.
         call: the arguments, with float parameters.
         given: values beside them. Static operands without a range have that of these arguments.
+            Both programs run without adapters.
 
     Raises:
         CallError: a parameter is already quantized, so that there is no float to compare with, or
@@ -89,6 +90,7 @@ def compare(plan: Plan, call: Call, given: Given) -> Comparison:
     for leaf, value in zip(call.leaves, call.values, strict=True):
         if isinstance(value, QTensor):
             raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
+    given = replace(given, adapters={})
     merged, result = jax.jit(partial(_run, plan))(list(call.values), given)
     taps = {name: tap.value for name, tap in merged.items()}
     tapped = [(d, taps[tap_name(d.site.key)]) for d in _tapped(plan, taps)]

@@ -152,6 +152,8 @@ def tap(plan: Plan, unwrap: Callable) -> Callable:
 
     def seen(key: Key, eqn: JaxprEqn, values: list, result: Any) -> dict[str, Max]:
         del eqn, result
+        if key not in places:  # a float product with an adapter
+            return {}
         place = {"weight": places[key], "act": 1 - places[key]}
         return {
             part: Max(largest(lax.stop_gradient(unwrap(values[place[part]]))))

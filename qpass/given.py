@@ -8,7 +8,8 @@ A site is fed a dict with what there is for it:
 
 * ``"bounds"``: for each of its operands with a static or delayed quantizer, ``"act"``,
   ``"weight"`` or ``"grad"``, the range ``(lo, hi)``, float32 scalars;
-* ``"key"``: a random key of its own, where it rounds stochastically.
+* ``"key"``: a random key of its own, where it rounds stochastically or drops a part of ``x``;
+* ``"lora"``: the two factors of its adapter (`qpass.ops.lora`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from jax.core import Tracer
 
 from qpass import delayed
+from qpass.adapters.tree import check_adapters, site_factors
 from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, iterations, nest
@@ -33,7 +35,11 @@ from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["ranges", "key", "state"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["ranges", "key", "state", "adapters"],
+    meta_fields=[],
+)
 @dataclass(frozen=True, eq=False)
 class Given:
     """Values beside the arguments.
@@ -42,11 +48,13 @@ class Given:
         ranges: ``(lo, hi)`` by the name of the operand in captured statistics, from `ranges`.
         key: for stochastic rounding (`qpass.keys`); None for none.
         state: of delayed scaling (`qpass.delayed`).
+        adapters: the factors of each weight that has an adapter, by its path; empty for none.
     """
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
     key: jax.Array | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def feeds(plan: Plan, given: Given) -> Feeds:
@@ -62,6 +70,8 @@ def feeds(plan: Plan, given: Given) -> Feeds:
         }
         if bounds:
             fed.setdefault(decision.site.key, {})["bounds"] = bounds
+    for site, factors in site_factors(plan, given.adapters).items():
+        fed.setdefault(site, {})["lora"] = factors
     return nest(fed)
 
 
@@ -80,6 +90,7 @@ def find_fault(
         delayed.check_state(plan, given.state, records)
         check_ranges(plan, given)
         check_weighed(plan, values)
+        check_adapters(plan, given.adapters)
         check_key(plan, given.key, values)
     except QPassError as error:
         return error

@@ -3,12 +3,14 @@
 import functools
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
 import jax
 
+from qpass.adapters.tree import as_adapters
+from qpass.given import Given
 from qpass.integrations.boundary import holds_objects
 from qpass.keys import as_key
 from qpass.transformed import Transformed
@@ -41,25 +43,36 @@ class Jitted:
         self.compare = fn.compare
         self.capture = fn.capture
         self.nonfinite = fn.nonfinite
+        self.init_adapters = fn.init_adapters
+        self.merge = fn.merge
 
     def with_ranges(self, ranges: Mapping[str, Any]) -> "Jitted":
         """The same with these ranges for static operands: see `Transformed.with_ranges`."""
         return Jitted(self._fn.with_ranges(ranges), self._options)
 
-    def with_key(self, key: Any) -> "KeyedJit":
+    def with_key(self, key: Any) -> "GivenJit":
         """The same with a random key: see `Transformed.with_key`. Keys share one compilation."""
-        return KeyedJit(self, as_key(key))
+        return GivenJit(self, Given(key=as_key(key)))
+
+    def with_adapters(self, adapters: Mapping[str, Any]) -> "GivenJit":
+        """The same with adapters: see `Transformed.with_adapters`. They share one compilation."""
+        return GivenJit(self, Given(adapters=as_adapters(adapters)))
+
+    def knowing(self, given: Given) -> Transformed:
+        """The transformed function with these values beside its arguments."""
+        own = replace(self._fn.given, key=given.key, adapters=given.adapters)
+        return replace(self._fn, given=own)
 
     @functools.cached_property
-    def _taking_key(self) -> "Jitted":
-        """The same with one more argument, by keyword: ``qpass_key``."""
+    def taking_given(self) -> "Jitted":
+        """The same with one more argument, by keyword: ``qpass_given``."""
 
-        def keyed(*args: Any, qpass_key: jax.Array, **kwargs: Any) -> Any:
-            return self._fn.with_key(qpass_key)(*args, **kwargs)
+        def informed(*args: Any, qpass_given: Given, **kwargs: Any) -> Any:
+            return self.knowing(qpass_given)(*args, **kwargs)
 
         # As jax.jit looks up names of arguments: they are those of the function.
-        functools.update_wrapper(keyed, self._fn, updated=())
-        return Jitted(self._fn, self._options, keyed)
+        functools.update_wrapper(informed, self._fn, updated=())
+        return Jitted(self._fn, self._options, informed)
 
     @functools.cached_property
     def _stateful(self) -> Any:
@@ -111,25 +124,33 @@ class Jitted:
 
 
 @dataclass(frozen=True, eq=False)
-class KeyedJit:
-    """A `Jitted` with a random key. The key is one more argument of what is compiled.
+class GivenJit:
+    """A `Jitted` with a random key or adapters: one more argument of what is compiled.
 
     Attributes:
         jitted: the function.
-        key: the key.
+        given: what it is given.
     """
 
     jitted: Jitted
-    key: jax.Array
+    given: Given
+
+    def with_key(self, key: Any) -> "GivenJit":
+        """The same with this random key."""
+        return replace(self, given=replace(self.given, key=as_key(key)))
+
+    def with_adapters(self, adapters: Mapping[str, Any]) -> "GivenJit":
+        """The same with these adapters."""
+        return replace(self, given=replace(self.given, adapters=as_adapters(adapters)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with its quantized products; same signature and results."""
-        return self.jitted._taking_key(*args, qpass_key=self.key, **kwargs)
+        return self.jitted.taking_given(*args, qpass_given=self.given, **kwargs)
 
     def quantize(self, *args: Any, **kwargs: Any) -> Any:
         """Quantize the parameters with this key: see `Transformed.quantize`."""
-        return self.jitted._fn.with_key(self.key).quantize(*args, **kwargs)
+        return self.jitted.knowing(self.given).quantize(*args, **kwargs)
 
     def compare(self, *args: Any, **kwargs: Any) -> Any:
         """Error of every quantized site with this key: see `Transformed.compare`."""
-        return self.jitted._fn.with_key(self.key).compare(*args, **kwargs)
+        return self.jitted.knowing(self.given).compare(*args, **kwargs)

@@ -43,7 +43,7 @@ def as_key(key: Any) -> jax.Array:
 
 
 def site_keys(plan: Plan, key: jax.Array) -> dict[Key, jax.Array]:
-    """The keys of all sites that round at random, by call path.
+    """The keys of all sites that draw random numbers, by call path.
 
     Returns:
         keys with a leading axis for each scan around the site.
@@ -52,7 +52,7 @@ def site_keys(plan: Plan, key: jax.Array) -> dict[Key, jax.Array]:
     for decision in plan.decisions:
         numbers.setdefault(_first_run(decision), len(numbers))
     found = {}
-    for decision in random_sites(plan):
+    for decision in keyed_sites(plan):
         own = jax.random.fold_in(key, numbers[_first_run(decision)])
         lengths = tuple(e.params["length"] for e in _loops(plan, decision, "scan"))
         found[decision.site.key] = jax.random.split(own, lengths) if lengths else own
@@ -72,6 +72,16 @@ def random_sites(plan: Plan) -> list[Decision]:
     return [d for d in plan.decisions if d.action is not None and any(map(draws, _at_work(d)))]
 
 
+def keyed_sites(plan: Plan) -> list[Decision]:
+    """Sites that take a key: those, and adapters that drop a part of what they see."""
+    rounding = {d.site.key for d in random_sites(plan)}
+    return [d for d in plan.decisions if d.site.key in rounding or _drops(d)]
+
+
+def _drops(decision: Decision) -> bool:
+    return decision.adapter is not None and decision.adapter.lora.dropout > 0
+
+
 def check_key(plan: Plan, key: jax.Array | None, values: Sequence[Any]) -> None:
     """Refuse to draw random numbers without a key, or the same ones in each iteration of a loop.
 
@@ -83,19 +93,18 @@ def check_key(plan: Plan, key: jax.Array | None, values: Sequence[Any]) -> None:
     Raises:
         QuantizeError: naming the sites.
     """
-    sites = random_sites(plan)
-    lacking = [d.site.id for d in sites]
+    lacking = [d.site.id for d in random_sites(plan)]
     lacking += [_path(plan, k) for k in _random_leaves(plan) if not isinstance(values[k], QTensor)]
     if lacking and key is None:
         raise QuantizeError(
             f"Give a random key, as q.with_key(key)(...) with another key for each call: "
             f"{shortened(lacking, 5)} rounds stochastically."
         )
-    looping = [d.site.id for d in sites if _loops(plan, d, "while")]
-    if looping:
+    looping = [d.site.id for d in keyed_sites(plan) if _loops(plan, d, "while")]
+    if looping and key is not None:
         raise QuantizeError(
-            f"Round {shortened(looping, 5)} to the nearest, or write the loop as a scan: in a "
-            "while loop, all iterations would draw the same random numbers."
+            f"Round {shortened(looping, 5)} to the nearest, without dropout, or write the loop as "
+            "a scan: in a while loop, all iterations would draw the same random numbers."
         )
 
 

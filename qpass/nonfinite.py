@@ -136,7 +136,7 @@ def nonfinite(plan: Plan, call: Call, given: Given) -> NonFinite:
 def _run(plan: Plan, values: list, given: Given) -> tuple[list, dict, list]:
     """Counts of the arguments; what was tapped; counts of the results."""
     operations = _Watched(plan.kernels)
-    actions = {d.site.key: d.action for d in plan.decisions if _can_be_watched(plan, d)}
+    actions = {d.site.key: d.work for d in plan.decisions if _can_be_watched(plan, d)}
     rewriter = Rewriter(actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
     inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
     frame = Frame(feeds=feeds(plan, given))

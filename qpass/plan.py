@@ -10,6 +10,7 @@ from qpass.graph.dataflow import Dataflow, Key
 from qpass.graph.program import Program
 from qpass.graph.regions import Region
 from qpass.graph.sites import Site
+from qpass.ops.lora import Adapted, Adapter
 from qpass.ops.operations import Quantized
 from qpass.ops.weights import Storage
 from qpass.plan_rows import plan_rows, site_edges
@@ -45,6 +46,7 @@ class Decision:
         stored: whether its weight is stored quantized by ``quantize``.
         notes: what else a user should know.
         advice: what would have its weight stored, where it is not.
+        adapter: the adapter beside its weight (`qpass.passes.adapt`); None where it has none.
     """
 
     site: Site
@@ -54,6 +56,13 @@ class Decision:
     stored: bool = False
     notes: tuple[str, ...] = ()
     advice: str = ""
+    adapter: Adapted | None = None
+
+    @property
+    def work(self) -> Quantized | Adapted | None:
+        """What the rewriter does here; None for what the program says itself."""
+        adapter = self.adapter
+        return self.action if adapter is None else replace(adapter, quantized=self.action)
 
     @property
     def quantized(self) -> Quantized:
@@ -79,6 +88,7 @@ class Plan:
         rules: the rules, in order; the first that fits a site decides.
         decisions: one for each site, in program order.
         storage: how each stored leaf is quantized, by index of the input.
+        adapters: the adapter of each weight that has one, likewise.
         kernels: the kernel table.
         regions: sites that are computed together with others (`qpass.graph.regions`); passes add
             them by `qpass.passes.regions.with_regions`.
@@ -94,6 +104,7 @@ class Plan:
     decisions: tuple[Decision, ...]
     kernels: tuple[Kernel, ...]
     storage: Mapping[int, Storage] = field(default_factory=lambda: MappingProxyType({}))
+    adapters: Mapping[int, Adapter] = field(default_factory=lambda: MappingProxyType({}))
     regions: tuple[Region, ...] = ()
     platform: str = "cpu"
     strict: bool = True
@@ -116,9 +127,10 @@ class Plan:
         return replace(self, decisions=tuple(change(d) for d in self.decisions))
 
     @property
-    def actions(self) -> dict[Key, Quantized]:
+    def actions(self) -> dict[Key, Quantized | Adapted]:
         """What the rewriter does, by call path."""
-        return {d.site.key: d.action for d in self.decisions if d.action is not None}
+        work = {d.site.key: d.work for d in self.decisions}
+        return {key: action for key, action in work.items() if action is not None}
 
     @property
     def rows(self) -> tuple[Row, ...]:

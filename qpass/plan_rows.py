@@ -67,18 +67,23 @@ def _row(
         source=site.source,
         rule=decision.rule,
         rule_text=plan.rules[decision.rule].describe() if decision.rule is not None else "",
-        scheme=str(decision.action.scheme) if decision.action else "",
+        scheme=f"{decision.action.scheme}{beside(decision)}" if decision.action else "",
         kernel=ran.kernel,
         refused=ran.refused,
         bytes_before=before,
         bytes_after=after,
         count=site.repeats,
-        reason=decision.reason,
+        reason="" if decision.action else f"{decision.reason}{beside(decision)}",
         notes=(*decision.notes, *notes[site.key], *ran.told),
         slow=ran.slow,
         forward=site.forward,
         operands_from=() if decision.action else _operands_from(trails, site.nodes),
     )
+
+
+def beside(decision: Decision) -> str:
+    """What lies beside the weight of a product, as it is added to its scheme: ", lora r8"."""
+    return f", {decision.adapter.lora}" if decision.adapter else ""
 
 
 def _operands_from(trails: Trails, nodes: Sequence[int]) -> tuple[str, ...]:

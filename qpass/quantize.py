@@ -1,7 +1,7 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,13 +43,29 @@ def quantize_tree(
         CallError: no argument holds parameters.
         QuantizeError: a leaf that is to be stored holds NaN or infinities, or needs a key.
     """
+    values = partial(_quantize_leaves, plan, call, donate, importance, key)
+    return parameters(call, values, restore)
+
+
+def parameters(
+    call: Call,
+    values: Callable[[], Sequence[Any]],
+    restore: Callable[[tuple, dict], tuple[tuple, dict]],
+) -> Any:
+    """The arguments of a call that hold parameters, with other values for its leaves.
+
+    Args:
+        call: the split arguments.
+        values: gives the values, aligned with the leaves.
+        restore: as for `quantize_tree`, as is what is returned and raised.
+    """
     chosen = dict.fromkeys(leaf.argument for leaf in call.leaves if leaf.is_param)
     if not chosen:
         raise CallError(
             "no argument holds parameters: give transform(params=...) a position, a name, or a "
             "predicate on the path."
         )
-    args, kwargs = restore(*call.rebuild(_quantize_leaves(plan, call, donate, importance, key)))
+    args, kwargs = restore(*call.rebuild(values()))
     found = [args[a] if isinstance(a, int) else kwargs[a] for a in chosen]
     return found[0] if len(found) == 1 else tuple(found)
 

@@ -9,6 +9,8 @@ from typing import Any, Self
 import jax
 from jax.core import Tracer, eval_jaxpr
 
+from qpass.adapters.merge import merge
+from qpass.adapters.tree import Adapters, as_adapters, init_adapters
 from qpass.calibrate import DECAY, Stats, as_ranges, observer, update_stats
 from qpass.compare import Comparison, compare
 from qpass.delayed import State, as_state, init_state
@@ -21,7 +23,13 @@ from qpass.keys import as_key
 from qpass.nonfinite import NonFinite, nonfinite
 from qpass.pipeline import Compiled, Options, float_aval, is_qtensor, make_plan, rewrite
 from qpass.plan import Plan, known_platform
-from qpass.quantize import check_leaves, check_tensors, explain_shapes, quantize_tree
+from qpass.quantize import (
+    check_leaves,
+    check_tensors,
+    explain_shapes,
+    parameters,
+    quantize_tree,
+)
 
 CACHE_LIMIT = 256
 
@@ -202,6 +210,63 @@ class Transformed:
             QuantizeError: it is no key, or several.
         """
         return replace(self, given=replace(self.given, key=as_key(key)))
+
+    def init_adapters(self, key: Any, *args: Any, **kwargs: Any) -> Adapters:
+        """Adapters for the weights whose rules say ``lora=``, as they are at the beginning.
+
+        Args:
+            key: a random key, for their initializers.
+            *args: the function's arguments (arrays, QTensors or `jax.ShapeDtypeStruct`).
+            **kwargs: its keyword arguments.
+
+        Returns:
+            by path of the weight, ``{"a": [shared .., summed over .., rank], "b": [shared ..,
+            rank, others ..]}`` with the sizes of the weight's axes in its order; shared are layers
+            of a scan, experts and other batch axes. With the default initializers they add zero.
+
+        Raises:
+            CallError: no rule adds adapters.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return init_adapters(self._plan(call, boundary), as_key(key))
+
+    def with_adapters(self, adapters: Mapping[str, Any]) -> Self:
+        """The same function with these adapters; differentiable with respect to them.
+
+        The weights beside which they lie are frozen: no gradient goes there. Without adapters the
+        function runs as if its rules had no ``lora=``. Dropout takes place where `with_key` gives
+        a key.
+
+        Args:
+            adapters: from `init_adapters`; they may be traced.
+
+        Raises:
+            CallError: they are no adapters. Whether they are those of the program is known, and
+                checked, when it is called.
+        """
+        return replace(self, given=replace(self.given, adapters=as_adapters(adapters)))
+
+    def merge(self, adapters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The parameters with adapters merged into their weights, which become float arrays.
+
+        Args:
+            adapters: from `init_adapters`, trained.
+            *args: example arguments; the parameters among them, float or quantized, are merged.
+                Where a rule quantizes a float weight, it is rounded first, as its product sees it.
+            **kwargs: keyword arguments of the function.
+
+        Returns:
+            the argument that holds parameters, as from `quantize`.
+
+        Raises:
+            CallError: adapters of another program, or something else reads such a weight, too.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            plan, given = self._plan(call, boundary), as_adapters(adapters)
+            check_leaves(plan, call)
+            merged = functools.partial(merge, plan, call.values, given, self.given.key)
+            return parameters(call, merged, boundary.restore)
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Error of every quantized site against float, for these arguments (float parameters).

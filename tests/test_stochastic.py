@@ -129,7 +129,7 @@ def test_other_keys_need_no_other_compilation():
     results = [q.with_key(jax.random.key(k))(params, x) for k in range(4)]
     assert len(traced) == 1
     assert np.any(np.asarray(results[0]) != results[1])
-    assert q._taking_key._pure._cache_size() == 1
+    assert q.taking_given._pure._cache_size() == 1
 
 
 def test_jit_stores_weights_with_a_key():

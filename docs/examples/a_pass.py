@@ -37,9 +37,9 @@ def mlp(params, x):
 params = {"up": jnp.ones((64, 128)), "down": jnp.ones((128, 4))}
 x = jnp.ones((2, 64))
 
-match, refuse, store = PASSES
+match, refuse, *rest = PASSES
 q = qpass.transform(
-    mlp, [qpass.Rule(weight="int8", act="int8")], passes=(match, refuse, KeepSmall(1000), store)
+    mlp, [qpass.Rule(weight="int8", act="int8")], passes=(match, refuse, KeepSmall(1000), *rest)
 )
 plan = q.plan(params, x)
 

@@ -21,9 +21,15 @@ Axes = tuple[frozenset[int], ...]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One layout step; ``eqn`` is None for the slice that a ``scan`` takes of its input."""
+    """One layout step.
+
+    Attributes:
+        eqn: the operation; None for the slice that a ``scan`` takes of its input.
+        scan: then, call path and index of that scan.
+    """
 
     eqn: JaxprEqn | None
+    scan: Any = None
 
     def __str__(self) -> str:
         return "scan slice" if self.eqn is None else self.eqn.primitive.name
@@ -74,9 +80,9 @@ def leaf_origin(leaf: int, ndim: int) -> Origin:
     return Origin(leaf, tuple(frozenset([d]) for d in range(ndim)))
 
 
-def scan_slice(origin: Origin) -> Origin:
-    """The origin of one step's slice of a scanned input."""
-    return Origin(origin.leaf, origin.axes[1:], (*origin.steps, Step(None)))
+def scan_slice(origin: Origin, scan: Any = None) -> Origin:
+    """The origin of one step's slice of an input of ``scan``, its call path and index."""
+    return Origin(origin.leaf, origin.axes[1:], (*origin.steps, Step(None, scan)))
 
 
 def follow(

@@ -185,7 +185,8 @@ class _Walk:
         flows: list[Flow] = [lost] * len(eqn.outvars)
         sources: list[list[int]] = [[] for _ in eqn.outvars]
         for body in inner:
-            inputs = [self._body_input(eqn, body, p, operands) for p in range(len(body.operands))]
+            ports = range(len(body.operands))
+            inputs = [self._body_input(eqn, body, p, operands, key) for p in ports]
             self._mark_tangents(body, inputs, operands)
             path = (*place.path, (key[1], body.key))
             nested = replace(here, path=path, repeats=here.repeats * body.repeats)
@@ -208,11 +209,13 @@ class _Walk:
         reached = zip(inputs, reached_inputs(body, marked), strict=True)
         self.tangents.update(node for node, is_reached in reached if is_reached)
 
-    def _body_input(self, eqn: JaxprEqn, body: Body, position: int, operands: list[int]) -> int:
+    def _body_input(
+        self, eqn: JaxprEqn, body: Body, position: int, operands: list[int], key: Key
+    ) -> int:
         operand = operands[body.operands[position]]
         flow = self.flow[operand]
         if isinstance(flow, Origin) and position in body.sliced:
-            flow = scan_slice(flow)
+            flow = scan_slice(flow, key)
         elif position in body.updated:
             self.use(operand, eqn.primitive.name, source_line(eqn))
             flow = Lost(eqn.primitive.name, source_line(eqn), "carried and updated by the loop")

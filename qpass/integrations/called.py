@@ -31,6 +31,18 @@ class Call(Protocol):
         """The same with a key for stochastic rounding."""
         ...
 
+    def init_adapters(self, key: Any, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Adapters for a call."""
+        ...
+
+    def with_adapters(self, adapters: Mapping[str, Any]) -> Self:
+        """The same with adapters."""
+        ...
+
+    def merge(self, adapters: Mapping[str, Any], module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The object with adapters merged into its weights."""
+        ...
+
     def compare(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Errors of a call."""
         ...
@@ -84,6 +96,22 @@ class CalledModule:
         Like ranges, it belongs to the structure of this object.
         """
         return type(self)(self.module, self.call.with_key(key))
+
+    def init_adapters(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        """Adapters for the module's weights: see `qpass.Transformed.init_adapters`."""
+        return self.call.init_adapters(key, self.module, *args, **kwargs)
+
+    def with_adapters(self, adapters: Mapping[str, Any]) -> Self:
+        """The same with adapters: see `qpass.Transformed.with_adapters`.
+
+        Like ranges, they belong to the structure of this object: where they are trained, make it
+        inside of the function that is differentiated or jitted.
+        """
+        return type(self)(self.module, self.call.with_adapters(adapters))
+
+    def merge(self, adapters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Self:
+        """The same with adapters merged into weights: see `qpass.Transformed.merge`."""
+        return type(self)(self.call.merge(adapters, self.module, *args, **kwargs), self.call)
 
     def compare(self, *args: Any, **kwargs: Any) -> Any:
         """Error of every quantized site against float: see `qpass.Transformed.compare`."""

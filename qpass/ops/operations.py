@@ -14,6 +14,7 @@ from qpass.ops.axes_of_product import normalize_dims
 from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
 from qpass.ops.layer import Layer, layers, tensor
 from qpass.ops.layout import apply_layout, partition_specs, shardable
+from qpass.ops.lora import Adapted, adapted_product
 from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
 from qpass.ops.weights import Storage, fake_quantize_weight
@@ -88,9 +89,11 @@ class QTensorOperations:
         return None if specs is None else (value, specs)
 
     def contraction(
-        self, decision: Quantized, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None
+        self, decision: Any, eqn: JaxprEqn, operands: Sequence[Any], fed: Any = None
     ) -> jax.Array:
-        """The quantized product of a decided site; ``fed`` is as `qpass.given` says."""
+        """The product of a decided site, `Quantized` or `Adapted`; ``fed``: see `qpass.given`."""
+        if isinstance(decision, Adapted):
+            return adapted_product(self, decision, eqn, operands, fed or {})
         spec = dot_spec(decision, eqn, self.kernels)
         w = operands[spec.weight]
         if decision.afresh:

@@ -1,7 +1,8 @@
 """Passes: small pure functions from Plan to Plan, run in the order of `PASSES`."""
 
+from qpass.passes.adapt import adapt as adapt
 from qpass.passes.match import match as match
 from qpass.passes.refuse import refuse as refuse
 from qpass.passes.store import store as store
 
-PASSES = (match, refuse, store)
+PASSES = (match, refuse, store, adapt)

@@ -47,9 +47,10 @@ def _decide(plan: Plan, trails: Trails, decision: Decision, rule: int | None) ->
     site = decision.site
     if rule is None:
         return replace(decision, reason=UNMATCHED[site.role], notes=_derived(trails, site))
-    if plan.rules[rule].keep:
+    scheme = plan.rules[rule].scheme
+    if scheme is None:
         return replace(decision, rule=rule, reason=f"kept float by rule {rule}")
-    return replace(decision, rule=rule, action=_action(site, plan.rules[rule].scheme or Scheme()))
+    return replace(decision, rule=rule, action=_action(site, scheme))
 
 
 def _action(site: Site, scheme: Scheme) -> Quantized:

@@ -124,7 +124,7 @@ def _without_effect(plan: Plan) -> list[str]:
     texts = []
     for index, rule in enumerate(plan.rules):
         mine = [d for d in plan.decisions if d.rule == index]
-        if rule.keep or not mine or any(d.action for d in mine):
+        if rule.scheme is None or not mine or any(d.action for d in mine):
             continue
         reasons = shortened((f"{d.site.id}: {d.reason}" for d in mine), 5, "; ")
         texts.append(

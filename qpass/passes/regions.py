@@ -7,15 +7,20 @@ from qpass.graph.feeds import body_at
 from qpass.graph.regions import Region, admit
 from qpass.plan import Decision, Plan
 
+ADAPTED = "one of its products has an adapter"
+
 
 def with_regions(
     plan: Plan, proposed: Sequence[Region]
 ) -> tuple[Plan, tuple[tuple[Region, str], ...]]:
     """The plan with those of the proposed regions that are legal, and the others with the reason.
 
-    A region that shares an equation with one of an earlier pass is refused.
+    A region that shares an equation with one of an earlier pass is refused, and one with a product
+    that has an adapter: its term is added at the site.
     """
-    refused: list[tuple[Region, str]] = []
+    own = {decision.site.key for decision in plan.decisions if decision.adapter is not None}
+    refused = [(region, ADAPTED) for region in proposed if not own.isdisjoint(region.keys)]
+    proposed = [region for region in proposed if own.isdisjoint(region.keys)]
     regions = plan.regions
     for path in dict.fromkeys(region.path for region in proposed):
         jaxpr = body_at(plan.program.jaxpr, plan.dataflow.derivatives, path)

@@ -11,6 +11,7 @@ from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
 from qpass.numerics.ranges import AbsMax, PowerOfTwo
 from qpass.numerics.schemes import Backward, Scheme, as_quantizer
+from qpass.ops.lora import LoRA
 from qpass.rules.selectors import (
     Selector,
     Where,
@@ -37,6 +38,7 @@ _TEXT_SELECTORS: dict[str, Callable[[tuple[str, ...]], Selector]] = {
 _OPERANDS = ("weight", "act", "grad")
 _PRODUCTS = ("dlhs", "drhs")
 _BACKWARD = frozenset(_PRODUCTS)
+_BESIDE = ("lora",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ class Rule:
             products, `act` counts for `grad` where that is not given.
         dlhs, drhs: how one backward product differs from what `grad` says: a quantizer of the
             gradient, or a `qpass.Backward`. Without `grad`, the other one stays float.
+        lora: a `qpass.LoRA`, an adapter of low rank beside the weight; alone or with quantizers.
         keep: leave these contractions in float.
 
     name: what messages and plans call the rule.
@@ -86,6 +89,7 @@ class Rule:
     grad: QuantizerLike = None
     dlhs: BackwardLike = None
     drhs: BackwardLike = None
+    lora: LoRA | None = None
     keep: bool = False
     name: str | None = None
 
@@ -114,9 +118,9 @@ class Rule:
 
     @property
     def scheme(self) -> Scheme | None:
-        """Quantizers of the operands, as given; None for a rule that keeps."""
-        quantizers = (getattr(self, operand) for operand in (*_OPERANDS, *_PRODUCTS))
-        return None if self.keep else Scheme(*quantizers)
+        """Quantizers of the operands, as given; None for a rule that keeps, or gives none."""
+        quantizers = [getattr(self, operand) for operand in (*_OPERANDS, *_PRODUCTS)]
+        return Scheme(*quantizers) if any(quantizers) else None
 
     def in_dialect(self, dialect: Dialect) -> "Rule":
         """Return this rule with that dialect for quantizers that name none of their own."""
@@ -131,7 +135,8 @@ class Rule:
     def describe(self) -> str:
         """Return a short text, such as "path=**/mlp/** weight=int4 g128"."""
         name = f"{self.name}: " if self.name else ""
-        fields = ("path", "scope", "einsum", "op", "where", "role", *_OPERANDS, *_PRODUCTS)
+        selectors = ("path", "scope", "einsum", "op", "where", "role")
+        fields = (*selectors, *_OPERANDS, *_PRODUCTS, *_BESIDE)
         shown = [f"{f}={_shown(getattr(self, f))}" for f in fields if getattr(self, f) is not None]
         return name + " ".join([*shown, *(["keep"] if self.keep else [])])
 
@@ -163,6 +168,8 @@ def _check_kinds(rule: Rule) -> None:
         raise RuleError(f"Give where= a function of a site; got {rule.where!r}.")
     if not isinstance(rule.keep, bool):
         raise RuleError(f"Give keep=True or leave it out; got {rule.keep!r}.")
+    if rule.lora is not None and not isinstance(rule.lora, LoRA):
+        raise RuleError(f"Give lora= as qpass.LoRA(rank=8, alpha=16.0); got {rule.lora!r}.")
     if rule.name is not None and not (isinstance(rule.name, str) and rule.name.strip()):
         raise RuleError(f"Give name= a text that is not empty; got {rule.name!r}.")
 
@@ -190,12 +197,17 @@ def _normal_values(rule: Rule) -> Mapping[str, object]:
 
 
 def _check_decision(rule: Rule) -> None:
-    fields = (*_OPERANDS, *_PRODUCTS)
+    fields = (*_OPERANDS, *_PRODUCTS, *_BESIDE)
     decided = [field for field in fields if getattr(rule, field) is not None]
     if rule.keep and decided:
         raise RuleError(f"Drop keep=True or {decided[0]}=: a rule keeps float or quantizes.")
     if not rule.keep and not decided:
         raise RuleError("Decide something: give weight=, act=, grad= or keep=True.")
+    beside = [field for field in _BESIDE if getattr(rule, field) is not None]
+    if beside and rule.roles != {"forward"}:
+        raise RuleError(
+            f"Drop role= or {beside[0]}=: what lies beside a weight belongs to forward products."
+        )
     if rule.act and not rule.weight and "forward" in rule.roles:
         raise RuleError(
             "Give weight= beside act=: no product takes a quantized activation and a float weight. "

@@ -1,0 +1,164 @@
+"""Adapt: which weights have an adapter of low rank beside them, and at which of their products."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+
+from qpass.adapters.factors import NotFollowedError, as_factor, follow_steps
+from qpass.errors import RuleError
+from qpass.graph.feeds import enclosing
+from qpass.graph.provenance import Origin
+from qpass.graph.sites import Site
+from qpass.ops.lora import Adapted, Adapter, LoRA
+from qpass.ops.sharded import explicit_sharding
+from qpass.passes.refuse import why_not
+from qpass.plan import Decision, Plan
+from qpass.suggest import shortened
+
+OWN_RULE = frozenset({"custom_vjp_call", "custom_jvp_call"})
+
+
+def adapt(plan: Plan) -> Plan:
+    """Fill ``plan.adapters`` and mark the sites that they belong to.
+
+    Raises:
+        RuleError: a site that a rule with ``lora=`` chose cannot take an adapter (a warning where
+            the plan is not strict; the site has none then).
+    """
+    by_leaf: dict[int, list[Decision]] = {}
+    for decision in plan.decisions:
+        if _lora(plan, decision) is not None:
+            assert decision.site.leaf is not None  # of every forward product
+            by_leaf.setdefault(decision.site.leaf, []).append(decision)
+    adapters: dict[int, Adapter] = {}
+    refused: dict[str, str] = {}
+    marked: dict[str, Adapted] = {}
+    for leaf, decisions in by_leaf.items():
+        for decision in decisions:
+            found = _adapted(plan, adapters, leaf, decision)
+            if isinstance(found, str):
+                refused[decision.site.id] = found
+            else:
+                marked[decision.site.id] = found
+    _report(plan, refused)
+    plan = replace(plan, adapters=MappingProxyType(adapters))
+    return plan.update(lambda d: replace(d, adapter=marked.get(d.site.id)))
+
+
+def _lora(plan: Plan, decision: Decision) -> LoRA | None:
+    return None if decision.rule is None else plan.rules[decision.rule].lora
+
+
+def _report(plan: Plan, refused: dict[str, str]) -> None:
+    if not refused:
+        return
+    listed = shortened((f"{site}: {why}" for site, why in refused.items()), 5, "; ")
+    text = f"Drop lora= where it cannot be, by a rule before it for these products: {listed}."
+    if plan.strict:
+        raise RuleError(text)
+    warnings.warn(text, stacklevel=2)
+
+
+def _adapted(
+    plan: Plan, adapters: dict[int, Adapter], leaf: int, decision: Decision
+) -> Adapted | str:
+    """What is added at a site, or why nothing can be; the first site of a leaf says what it is."""
+    site, lora = decision.site, _lora(plan, decision)
+    assert lora is not None
+    why = why_not(site) or _why_not_here(plan, site)
+    if why:
+        return why
+    adapter = adapters.get(leaf) or _adapter(plan, leaf, site, lora)
+    if isinstance(adapter, str):
+        return adapter
+    if adapter.lora != lora:
+        return f"another rule gives {adapter.path} another adapter, {adapter.lora}"
+    swapped = _swapped(adapter, site)
+    if isinstance(swapped, str):
+        return swapped
+    adapters[leaf] = adapter
+    return Adapted(lora, _side(site), swapped)
+
+
+def _why_not_here(plan: Plan, site: Site) -> str:
+    path, _ = site.key
+    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
+    if any(eqn.primitive.name in OWN_RULE for eqn in around):
+        return "it lies in a function with a derivative rule of its own, which knows no adapters"
+    if any(other.site.forward == site.id for other in plan.decisions):
+        return (
+            "the function differentiates it itself, and so without the adapter: transform the "
+            "loss, and call jax.grad on that"
+        )
+    if explicit_sharding(site.eqn.outvars[0].aval) is not None:
+        return "shardings are part of the types there"
+    return ""
+
+
+def _side(site: Site) -> int:
+    assert site.weight is not None  # of every forward product
+    return site.weight
+
+
+def _adapter(plan: Plan, leaf: int, site: Site, lora: LoRA) -> Adapter | str:
+    origin = site.flows[_side(site)]
+    assert isinstance(origin, Origin)
+    aval = plan.program.jaxpr.invars[leaf].aval
+    contract, batch, free = (_leaf_axes(origin, dims) for dims in _dims(site))
+    if contract & free or batch & (contract | free):
+        return "a reshape before it makes one axis of what is summed over and of what is not"
+    shared = tuple(sorted(set(range(aval.ndim)) - contract - free))
+    dtype = jnp.dtype(lora.dtype or aval.dtype).name
+    path = plan.program.leaves[leaf].path
+    axes = tuple(sorted(contract)), tuple(sorted(free)), shared
+    return Adapter(path, lora, tuple(aval.shape), dtype, *axes)
+
+
+def _dims(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Contracted, batch and free dimensions of the operand that is the weight."""
+    side = _side(site)
+    contract, batch = (tuple(part[side]) for part in site.eqn.params["dimension_numbers"])
+    ndim = site.eqn.invars[side].aval.ndim
+    return contract, batch, tuple(set(range(ndim)) - {*contract, *batch})
+
+
+def _leaf_axes(origin: Origin, dims: Sequence[int]) -> frozenset[int]:
+    return frozenset().union(*(origin.axes[d] for d in dims))
+
+
+def _swapped(adapter: Adapter, site: Site) -> bool | str:
+    """Whether the product contracts what B has; a text where it contracts parts of both."""
+    side = _side(site)
+    origin, shape = site.flows[side], tuple(site.eqn.invars[side].aval.shape)
+    assert isinstance(origin, Origin)
+    try:
+        sizes = [_sizes(adapter, origin, shape, k) for k in (0, 1)]
+    except NotFollowedError as error:
+        return f"an adapter cannot follow {error}"
+    contract, _, free = _dims(site)
+    for swapped, (first, second) in ((False, sizes), (True, sizes[::-1])):
+        if all(first[d] == 1 for d in free) and all(second[d] == 1 for d in contract):
+            whole = all(first[d] == shape[d] for d in contract)
+            if whole and all(second[d] == shape[d] for d in free):
+                return swapped
+    return f"it contracts other axes of {adapter.path} than another product of it"
+
+
+def _sizes(adapter: Adapter, origin: Origin, shape: tuple[int, ...], k: int) -> tuple[int, ...]:
+    """Sizes of a factor along the dimensions of the operand, 1 along those that it lacks."""
+
+    def follow(factors: dict) -> jax.Array:
+        factor = follow_steps(as_factor(adapter.beside(factors)[k], adapter.shape), origin.steps)
+        if factor.shape != shape:
+            raise NotFollowedError("the shard_map before it, which splits the weight")
+        return jnp.reshape(factor.array, (-1, *factor.sizes))
+
+    return jax.eval_shape(follow, _abstract(adapter)).shape[1:]
+
+
+def _abstract(adapter: Adapter) -> dict[str, jax.ShapeDtypeStruct]:
+    return {n: jax.ShapeDtypeStruct(s, adapter.dtype) for n, s in adapter.shapes.items()}
