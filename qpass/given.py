@@ -28,8 +28,10 @@ from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, iterations, nest
 from qpass.graph.provenance import Origin
+from qpass.graph.sites import Site
 from qpass.keys import check_key, site_keys
 from qpass.numerics import QTensor, Quantizer
+from qpass.ops.backward import BackwardProduct
 from qpass.ops.weights import weighs
 from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
@@ -154,7 +156,7 @@ def _check_present(plan: Plan, wanted: Mapping[str, Any], given: Mapping[str, An
             "unless what is transformed calls jax.grad itself: give products in there ranges by "
             "hand, {name: (lo, hi)}, or a dynamic quantizer.)"
         )
-    known = {name for d in plan.decisions for name in (d.site.id, *_both(d.site.id))}
+    known = {name for d in plan.decisions for name in _every_name(d.site.id)}
     unknown = [name for name in given if name not in known]
     if unknown:
         meant = did_you_mean(unknown[0], known)
@@ -165,13 +167,29 @@ def _check_present(plan: Plan, wanted: Mapping[str, Any], given: Mapping[str, An
 
 
 def static_operands(plan: Plan, decision: Decision) -> dict[str, str]:
-    """Those of `operand_names` whose quantizer is static."""
+    """Those of `operand_names` whose quantizer is static, and of the backward products."""
     if decision.action is None:
         return {}
     scheme = decision.action.scheme
     static = {"act": scheme.act, "weight": scheme.weight}
     names = operand_names(plan, decision)
-    return {side: name for side, name in names.items() if _is_static(static[side])}
+    own = {side: name for side, name in names.items() if _is_static(static[side])}
+    return own | _static_backward(decision)
+
+
+def _static_backward(decision: Decision) -> dict[str, str]:
+    """Static operands of the backward products of a forward product; see `operand_names`."""
+    scheme = decision.quantized.scheme
+    products = {"dlhs": scheme.dlhs, "drhs": scheme.drhs}
+    found = {}
+    for name, product in products.items():
+        forward = scheme.weight if name == "dlhs" else scheme.act
+        grad, operand = product.quantizers if product else (None, None)
+        if _is_static(grad):
+            found[f"{name}.grad"] = f"{decision.site.id}:{name}.grad"
+        if _is_static(operand) and operand != forward:
+            found[f"{name}.operand"] = f"{decision.site.id}:{name}.operand"
+    return found
 
 
 def _is_static(quantizer: Quantizer | None) -> bool:
@@ -183,14 +201,35 @@ def operand_names(plan: Plan, decision: Decision) -> dict[str, str]:
 
     ``"act"`` has the site's id. In a product of two activations, the one that is quantized in the
     weight's place is ``"weight"``, and the two are ``<id>:lhs`` and ``<id>:rhs``.
+
+    A backward product that the rule of its forward product decides has the names that it has beside
+    that one: ``<forward>:dlhs.grad`` for the gradient, for the other operand that of the forward
+    product, or ``<forward>:dlhs.operand`` where its quantizer is another one.
     """
     site, weight = decision.site, decision.quantized.weight
+    if decision.quantized.backward is not None:
+        return _backward_names(plan, site, decision.quantized.backward)
     flow = site.flows[weight]
     leaves = plan.program.leaves
     if isinstance(flow, Origin) and (flow.leaf < 0 or leaves[flow.leaf].is_param):
         return {"act": site.id}
     names = _both(site.id)
     return {"act": names[1 - weight], "weight": names[weight]}
+
+
+def _backward_names(plan: Plan, site: Site, product: BackwardProduct) -> dict[str, str]:
+    part = f"{site.forward}:{product.product}"
+    forward = operand_names(plan, plan[site.forward])
+    names = {"act": f"{part}.grad", "weight": f"{part}.operand"}
+    if product.operand == product.forward:
+        shared = forward.get("weight" if product.product == "dlhs" else "act")
+        return {side: n for side, n in (names | {"weight": shared}).items() if n is not None}
+    return names
+
+
+def _every_name(site: str) -> tuple[str, ...]:
+    parts = [f"{product}.{part}" for product in ("dlhs", "drhs") for part in ("grad", "operand")]
+    return (site, *_both(site), *(f"{site}:{part}" for part in parts))
 
 
 def _both(site: str) -> tuple[str, str]:

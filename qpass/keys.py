@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from qpass.errors import QuantizeError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import enclosing
-from qpass.numerics import NEAREST, QTensor, Quantizer
+from qpass.numerics import NEAREST, QTensor, Quantizer, Scheme
 from qpass.plan import Decision, Plan
 from qpass.suggest import shortened
 
@@ -73,9 +73,16 @@ def random_sites(plan: Plan) -> list[Decision]:
 
 
 def keyed_sites(plan: Plan) -> list[Decision]:
-    """Sites that take a key: those, and adapters that drop a part of what they see."""
+    """Sites that take a key: those, adapters that drop, and such as round when differentiated."""
     rounding = {d.site.key for d in random_sites(plan)}
-    return [d for d in plan.decisions if d.site.key in rounding or _drops(d)]
+    return [d for d in plan.decisions if d.site.key in rounding or _drops(d) or _draws_backward(d)]
+
+
+def _draws_backward(decision: Decision) -> bool:
+    """Whether its backward products round at random; without a key, these are an error."""
+    scheme = decision.action.scheme if decision.action else Scheme()
+    products = [p.quantizers for p in (scheme.dlhs, scheme.drhs) if p]
+    return any(draws(quantizer) for pair in products for quantizer in pair)
 
 
 def _drops(decision: Decision) -> bool:
@@ -136,8 +143,10 @@ def _at_work(decision: Decision) -> tuple[Quantizer | None, ...]:
 
 
 def _first_run(decision: Decision) -> str:
-    site = decision.site
-    return site.forward if site.forward and site.role not in BACKWARD else site.id
+    """The site whose key this one has: a backward product draws as its forward product says."""
+    site, action = decision.site, decision.action
+    shares = site.role not in BACKWARD or (action is not None and action.backward is not None)
+    return site.forward if site.forward and shares else site.id
 
 
 def _loops(plan: Plan, decision: Decision, primitive: str) -> list[Any]:

@@ -215,11 +215,6 @@ def test_compare_with_quantized_parameters():
     )
 
 
-def test_grad_quantizers_are_not_there_yet():
-    q = qpass.transform(CHAIN.fn, [qpass.Rule(weight="int8", grad="int8")])
-    refused(qpass.RuleError, lambda: q(*CHAIN.arguments()), "rule 0", "grad=", "straight-through")
-
-
 def test_a_site_that_the_plan_does_not_have():
     q, params, x = chain()
     plan = q.plan(params, x)

@@ -76,16 +76,17 @@ class Backward:
         return replace(self, grad=grad, operand=self.operand or operand or grad)
 
     def __str__(self) -> str:
-        kept = "" if self.residuals == "original" else " by codes of the forward product"
-        return " x ".join(str(q) for q in (self.operand, self.grad) if q) + kept
+        named = " x ".join(str(q) for q in (self.operand, self.grad) if q)
+        kept = "" if self.residuals == "original" else "with the codes of the forward product"
+        return " ".join(filter(None, (named, kept)))
 
 
 @dataclass(frozen=True)
 class Scheme:
     """The quantizers of a contraction; `None` leaves that operand, or that product, in float.
 
-    ``grad`` is of a contraction that is a backward product itself. ``dlhs`` and ``drhs`` are the
-    backward products of this one: the gradients of its activation and of its weight.
+    ``grad`` is of the gradient that comes in. ``dlhs`` and ``drhs`` are the two backward products,
+    by which the gradients of the activation and of the weight are computed.
     """
 
     weight: Quantizer | None = None
@@ -100,7 +101,7 @@ class Scheme:
         return self.dlhs is None and self.drhs is None
 
     def __str__(self) -> str:
-        grad = f", grad {self.grad}" if self.grad else ""
+        grad = f", grad {self.grad}" if self.grad and self.is_forward_only else ""
         return _forward(self.weight, self.act) + grad + _backward(self)
 
 

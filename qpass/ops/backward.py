@@ -28,6 +28,8 @@ from qpass.ops.weights import Storage, fake_quantize_weight
 
 # Which operand of its own a product draws random numbers for; 0 and 1 are those of the forward one.
 KEYS = {"dlhs": 2, "drhs": 3}
+# Which operand of the forward product each reads beside the gradient.
+_OTHER = {"dlhs": "weight", "drhs": "act"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,15 @@ class BackwardProduct:
         product = replace(spec, act=self.grad, dlhs=None, drhs=None)
         return quantized_dot(product, g, q, self._fed(fed))
 
+    def as_forward(self, fed: dict) -> dict:
+        """What a site of a traced backward pass is fed, in the words of the forward product.
+
+        There the gradient is the activation, and the other operand the weight.
+        """
+        bounds = fed.get("bounds", {})
+        names = {"act": "grad", "weight": _OTHER[self.product]}
+        return fed | {"bounds": {names[side]: bound for side, bound in bounds.items()}}
+
     def _is_served(self, y: Any, dims: Dims, side: int, fed: dict) -> bool:
         """Whether the codes of the forward product are taken."""
         if self.forward is None:
@@ -142,7 +153,7 @@ class BackwardProduct:
 
     def _theirs(self, fed: dict) -> Any:
         """The range of the other operand in the forward product, where it is static."""
-        return fed.get("bounds", {}).get("weight" if self.product == "dlhs" else "act")
+        return fed.get("bounds", {}).get(_OTHER[self.product])
 
     def _bounds(self, fed: dict) -> Any:
         """The range of the other operand in this one."""

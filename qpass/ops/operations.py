@@ -11,6 +11,7 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.regions import Member
 from qpass.numerics import QTensor, Quantizer, Scheme
 from qpass.ops.axes_of_product import normalize_dims
+from qpass.ops.backward import BackwardProduct
 from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
 from qpass.ops.layer import Layer, layers, tensor
 from qpass.ops.layout import apply_layout, partition_specs, shardable
@@ -30,11 +31,14 @@ class Quantized:
         weight: which operand is quantized as the weight, 0 or 1.
         afresh: quantize the weight here even where it comes stored: a backward product contracts
             other axes than the forward product that its scales were made for.
+        backward: which product of a forward one's backward pass this is, where the rule of that
+            one decides it; the operand that is no gradient is its weight.
     """
 
     scheme: Scheme
     weight: int
     afresh: bool = False
+    backward: BackwardProduct | None = None
 
     @property
     def quantizer(self) -> Quantizer:
@@ -96,6 +100,9 @@ class QTensorOperations:
             return adapted_product(self, decision, eqn, operands, fed or {})
         spec = dot_spec(decision, eqn, self.kernels)
         w = operands[spec.weight]
+        if decision.backward is not None:
+            g = self.unwrap(operands[1 - spec.weight])
+            return decision.backward.run(spec, g, w, decision.backward.as_forward(fed or {}))
         if decision.afresh:
             w = self.unwrap(w)
         if not self.is_wrapped(w):
@@ -112,14 +119,17 @@ class QTensorOperations:
 
 def dot_spec(decision: Quantized, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:
     """The quantized form of a ``dot_general`` equation."""
+    scheme = decision.scheme
     return DotSpec(
         dims=normalize_dims(eqn.params["dimension_numbers"]),
         weight=decision.weight,
-        act=decision.scheme.act,
+        act=scheme.act,
         out=eqn.outvars[0].aval.dtype.name,
         precision=eqn.params["precision"],
         kernels=kernels,
         sharding=explicit_sharding(eqn.outvars[0].aval),
+        dlhs=scheme.dlhs and BackwardProduct("dlhs", scheme.dlhs, scheme.weight),
+        drhs=scheme.drhs and BackwardProduct("drhs", scheme.drhs, scheme.act),
     )
 
 

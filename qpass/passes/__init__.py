@@ -1,8 +1,9 @@
 """Passes: small pure functions from Plan to Plan, run in the order of `PASSES`."""
 
 from qpass.passes.adapt import adapt as adapt
+from qpass.passes.backward import backward as backward
 from qpass.passes.match import match as match
 from qpass.passes.refuse import refuse as refuse
 from qpass.passes.store import store as store
 
-PASSES = (match, refuse, store, adapt)
+PASSES = (match, refuse, backward, store, adapt)

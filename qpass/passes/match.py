@@ -7,7 +7,8 @@ from qpass.graph.dataflow import Use
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
 from qpass.graph.trail import Trails
-from qpass.numerics import Scheme
+from qpass.numerics import Quantizer, Scheme
+from qpass.numerics.schemes import Backward
 from qpass.ops.operations import Quantized
 from qpass.plan import Decision, Plan
 from qpass.rules import check_matching, match_rules
@@ -56,14 +57,25 @@ def _decide(plan: Plan, trails: Trails, decision: Decision, rule: int | None) ->
 def _action(site: Site, scheme: Scheme) -> Quantized:
     """What the rule's quantizers mean here; a backward product has a cotangent for activation."""
     weight, act = scheme.weight or scheme.act, scheme.act
-    afresh = site.role in ("dlhs", "drhs")
-    if afresh:
-        shared = scheme.weight if site.weight is not None else scheme.act
-        weight, act = shared or scheme.act or scheme.grad, scheme.grad or scheme.act
-    return Quantized(Scheme(weight=weight, act=act), _weight(site), afresh)
+    if site.role not in ("dlhs", "drhs"):
+        products = {name: _product(scheme, name, weight, act) for name in ("dlhs", "drhs")}
+        return Quantized(Scheme(weight, act, scheme.grad, **products), weight_operand(site))
+    shared = scheme.weight if site.weight is not None else scheme.act
+    weight, act = shared or scheme.act or scheme.grad, scheme.grad or scheme.act
+    return Quantized(Scheme(weight=weight, act=act), weight_operand(site), True)
 
 
-def _weight(site: Site) -> int:
+def _product(
+    scheme: Scheme, name: str, weight: Quantizer | None, act: Quantizer | None
+) -> Backward | None:
+    """One backward product of a forward one: what the rule says of it, else of the gradient."""
+    own = getattr(scheme, name)
+    if own is None and scheme.grad is None:
+        return None
+    return (own or Backward()).or_else(scheme.grad, weight if name == "dlhs" else act)
+
+
+def weight_operand(site: Site) -> int:
     """The operand that is quantized as the weight.
 
     The right one where both are activations; the one that is no cotangent in a backward product.

@@ -13,7 +13,6 @@ from qpass.plan import Decision, Plan
 from qpass.rules.rule import groups_fit
 from qpass.suggest import shortened
 
-BACKWARD = frozenset({"dlhs", "drhs"})
 FLOATS = ("float32", "bfloat16", "float16")
 
 
@@ -22,9 +21,8 @@ def refuse(plan: Plan) -> Plan:
 
     Raises:
         RuleError: none of the sites that a rule chose can be quantized (a warning where the plan
-            is not strict), or a rule asks for what this version does not have.
+            is not strict).
     """
-    _check_grad(plan)
     refused = plan.update(lambda decision: _refuse(plan, decision))
     for text in _without_effect(refused):
         if plan.strict:
@@ -108,16 +106,6 @@ def _why_not_rule(plan: Plan, site: Site) -> str | None:
         if error:
             return f"its custom derivative rule cannot be traced: {error}"
     return None
-
-
-def _check_grad(plan: Plan) -> None:
-    for index, rule in enumerate(plan.rules):
-        if rule.grad is not None and not rule.roles <= BACKWARD:
-            raise RuleError(
-                f"drop grad= from rule {index} ({rule.describe()}): the gradient of a quantized "
-                "product is straight-through in float. grad= is for the backward products that a "
-                "training step holds itself: give them a rule with role=('dlhs', 'drhs')."
-            )
 
 
 def _without_effect(plan: Plan) -> list[str]:

@@ -84,9 +84,7 @@ def test_a_rule_that_names_backward_products_quantizes_them():
     assert {role: str(action.scheme) for role, action in actions.items()} == {"dlhs": "int4 x int8"}
 
 
-def test_grad_is_for_backward_products_only():
-    with pytest.raises(qpass.RuleError, match="drop grad= from rule 0"):
-        backward(qpass.Rule(weight="int8", grad="int8"))
+def test_a_rule_for_weights_alone_names_no_product_of_activations():
     with pytest.raises(qpass.RuleError, match="role='drhs' has no weight"):
         qpass.Rule(role="drhs", weight="int8")
 
