@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,19 +13,14 @@ from qpass.graph.dataflow import Found, Key
 from qpass.graph.higher_order import equation_at
 from qpass.graph.provenance import Origin
 from qpass.graph.trail import Trails
-from qpass.numerics import decoding
-from qpass.ops.decoded import decoded
-from qpass.ops.dot_general import product_of
-from qpass.ops.operations import dot_spec, on_the_fly
+from qpass.ops.op import Ran
+from qpass.ops.operations import on_the_fly
+from qpass.ops.table import OPS
 from qpass.ops.weights import Storage, abstract_weight, stored_nbytes
 from qpass.views import Row
-from qpass_kernels import select
 
 if TYPE_CHECKING:
     from qpass.plan import Decision, Plan
-
-Refused = tuple[tuple[str, str], ...]
-EVERY_KERNEL = "every kernel"
 
 
 def plan_rows(plan: Plan) -> tuple[Row, ...]:
@@ -113,16 +108,6 @@ def _opaque_row(found: Found, reason: str, number: int, trails: Trails) -> Row:
     )
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What runs a quantized site: which kernels were refused, what it does not get as it is."""
-
-    kernel: str = ""
-    refused: Refused = ()
-    slow: str = ""
-    told: tuple[str, ...] = ()
-
-
 def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     """Find the kernel of a quantized site.
 
@@ -130,22 +115,13 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     """
     site, action = decision.site, decision.quantized
     weight = abstract_weight(site.eqn.invars[action.weight].aval, _storage(plan, decision))
-    spec = dot_spec(action, site.eqn, plan.kernels)
+    op = OPS[site.op]
+    spec = op.spec(action, site.eqn, plan.kernels)
     aval = site.eqn.invars[1 - action.weight].aval
-    x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-    if spec.sharding is not None:
-        refused = ((EVERY_KERNEL, "shardings are part of the types here"),)
-        return Ran("xla", refused, told=decoded(spec, x, weight))
     key = (spec, aval.shape, aval.dtype, jax.tree.structure(weight), weight.shape)
     if key not in chosen:
-        product = product_of(spec, x, weight)
-        picked = select(plan.kernels, plan.platform, product)
-        padded = product.batch * product.n * product.k != weight.size
-        reads = picked.product.table is not None
-        from_type = "" if reads or not decoding(weight.qtype, packed=True) else weight.qtype.name
-        slow = picked.kernel.slow(picked.product, padded, from_type)
-        told = decoded(spec, x, weight, reads)
-        chosen[key] = Ran(picked.kernel.name, picked.refused, slow, told)
+        x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        chosen[key] = op.ran(spec, x, weight, plan.platform)
     return chosen[key]
 
 

@@ -1,0 +1,56 @@
+"""``dot_general`` in the table of operations."""
+
+from typing import Any
+
+from qpass.graph._jax import JaxprEqn
+from qpass.graph.dimensions import dimensions
+from qpass.graph.sites import Site
+from qpass.numerics import QTensor, Scheme, decoding
+from qpass.ops.decoded import decoded
+from qpass.ops.dot_general import DotSpec, product_of, quantized_dot
+from qpass.ops.op import Decided, Op, Ran
+from qpass.ops.sharded import explicit_sharding
+from qpass_kernels import Kernel, select
+
+EVERY_KERNEL = "every kernel"
+
+
+def dot_spec(decision: Decided, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:
+    """The quantized form of a ``dot_general`` equation."""
+    return DotSpec(
+        dims=dimensions(eqn),
+        weight=decision.weight,
+        act=decision.scheme.act,
+        out=eqn.outvars[0].aval.dtype.name,
+        precision=eqn.params["precision"],
+        kernels=kernels,
+        sharding=explicit_sharding(eqn.outvars[0].aval),
+    )
+
+
+def _why_not(site: Site) -> str | None:
+    return None
+
+
+def _why_not_scheme(site: Site, scheme: Scheme) -> str | None:
+    return None
+
+
+def _run(spec: DotSpec, x: Any, w: Any, others: tuple, fed: Any) -> Any:
+    return quantized_dot(spec, x, w, fed)
+
+
+def _ran(spec: DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
+    if spec.sharding is not None:
+        refused = ((EVERY_KERNEL, "shardings are part of the types here"),)
+        return Ran("xla", refused, told=decoded(spec, x, w))
+    product = product_of(spec, x, w)
+    picked = select(spec.kernels, platform, product)
+    padded = product.batch * product.n * product.k != w.size
+    reads = picked.product.table is not None
+    from_type = "" if reads or not decoding(w.qtype, packed=True) else w.qtype.name
+    slow = picked.kernel.slow(picked.product, padded, from_type)
+    return Ran(picked.kernel.name, picked.refused, slow, decoded(spec, x, w, reads))
+
+
+DOT_GENERAL = Op("dot_general", _why_not, _why_not_scheme, dot_spec, _run, _ran)
