@@ -46,6 +46,11 @@ class Epilogue:
         """Names of the arrays that it asks for, in their order."""
         return tuple(name for name in ("bias", "multiply", "residual") if getattr(self, name))
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of those that have the shape of the result."""
+        return self.operands[self.bias :]
+
     def __str__(self) -> str:
         parts = [
             "+ bias" * self.bias,

@@ -236,6 +236,11 @@ def is_for(kernel: Kernel, platform: str, product: Product) -> bool:
     return runs_on(kernel, platform) and kernel.meant_for(product)
 
 
+def fuses_all(product: Product) -> bool:
+    """For `Kernel.fuses`: every epilogue, whatever the product."""
+    return True
+
+
 def portable(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
     """Return the kernels that may be exported, and split over devices by the compiler."""
     return tuple(kernel for kernel in kernels if not kernel.local)

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,13 +25,15 @@ def operands(p, seed=0):
     lhs, lhs_scale, rhs, rhs_scale = oracle.operands(p, seed)
     size = np.abs(oracle.exact(p, lhs, lhs_scale, rhs, rhs_scale)[0]).mean()
     rng = np.random.default_rng(seed + 1)
-    shapes = {"bias": ((p.batch, p.n), "float32")}
-    wide = ((p.batch, p.m, p.n), p.out)
-    extra = []
-    for name in p.epilogue.operands:
-        shape, kind = shapes.get(name, wide)
-        extra.append(jnp.asarray(rng.standard_normal(shape), getattr(jnp, kind)))
+    extra = [jnp.asarray(rng.standard_normal(x.shape), x.dtype) for x in abstract(p)]
     return lhs, lhs_scale, rhs, rhs_scale / np.float32(size), *extra
+
+
+def abstract(p):
+    """The operands of the epilogue without their numbers."""
+    bias = jax.ShapeDtypeStruct((p.batch, p.n), "float32")
+    beside = jax.ShapeDtypeStruct((p.batch, p.m, p.n), p.out)
+    return [bias if name == "bias" else beside for name in p.epilogue.operands]
 
 
 def exact(p, *args):

@@ -6,6 +6,7 @@ is 64 or 128 weight rows by as few as 8 rows of lhs, and decoded weights can com
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper import batches
-from qpass_kernels.hopper.layouts import LAYOUT, of_columns, spread
+from qpass_kernels.hopper.layouts import of_columns, spread
+from qpass_kernels.hopper.slot import Slot, followed
 from qpass_kernels.kernel import Product, dtype, result_type
 
 STEPS = 4  # tiles along K in flight: 4 of the largest fill 128 of 227 KB shared memory
@@ -66,7 +69,7 @@ class Body:
 def call(product: Product, tiles: Tiles, body: Body, operands: tuple, interpret: Any) -> Any:
     """Pad, run the kernel for every batch, cut the result to size: `[B, M, N]`."""
     result = result_type(product, operands)
-    lhs, lhs_scale, rhs, rhs_scale = operands
+    lhs, lhs_scale, rhs, rhs_scale, *extra = operands
     if lhs_scale is None:
         lhs_scale = jnp.ones((product.batch, product.m, 1), jnp.float32)
     m, n, k = tiles.padded_m, tiles.padded_n, tiles.padded_k
@@ -77,6 +80,8 @@ def call(product: Product, tiles: Tiles, body: Body, operands: tuple, interpret:
         _fit(rhs, (n, k)),
         _fit(lhs_scale, (m, 1))[..., 0],
         _fit(rhs_scale, (n, 1))[..., 0] if row else jnp.swapaxes(rhs_scale, 1, 2),
+        *(_fit(x[..., None], (n, 1))[..., 0] for x in extra[: product.epilogue.bias]),
+        *(_fit(x, (m, n)).astype(result.dtype) for x in extra[product.epilogue.bias :]),
     )
     whole = replace(product, m=m, n=n, k=k)
     out = batches.each(_matrix(whole, tiles, body, interpret), arrays)
@@ -84,15 +89,21 @@ def call(product: Product, tiles: Tiles, body: Body, operands: tuple, interpret:
 
 
 def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Callable[..., Any]:
-    """Build the kernel for one matrix: (x [M, K], w [N, K], x scale [M], w scale) -> [M, N]."""
-    row = product.rhs_scale == "row"
+    """Build the kernel for one matrix: (x [M, K], w [N, K], x scale [M], w scale) -> [M, N].
 
-    def kernel(x: Any, w: Any, x_scale: Any, w_scale: Any, out: Any, **memory: Any) -> None:
+    Then what the epilogue asks for: bias [N], the others [M, N] in the type of the result.
+    """
+    row, epilogue = product.rhs_scale == "row", product.epilogue
+
+    def kernel(x: Any, w: Any, x_scale: Any, w_scale: Any, *rest: Any, **memory: Any) -> None:
+        *extra, out = rest
         here = pl.ds(jax.lax.axis_index("m") * tiles.m, tiles.m)
         there = pl.ds(jax.lax.axis_index("n") * tiles.n, tiles.n)
         _fetch(x_scale.at[here], memory["m_scale"], memory["ready"])
         if row:
             _fetch(w_scale.at[there], memory["n_scale"], memory["ready"])
+        if epilogue.bias:
+            _fetch(extra[0].at[there], memory["bias"], memory["ready"])
 
         def accumulate(acc: Any) -> Any:
             _multiply(product, tiles, body, acc, memory, w, x, *(() if row else (w_scale,)))
@@ -104,13 +115,18 @@ def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Calla
         total = total * spread(memory["m_scale"], total.shape, 1)
         if row:
             total = total * spread(memory["n_scale"], total.shape, 0)
-        _store(total.astype(out.dtype), memory["tile"], out.at[here, there], interpret)
+        refs = (extra, out, here, there)
+        _finish(epilogue, total, memory, refs, interpret)
 
     memory = {
         "tile": plgpu.SMEM((tiles.m, tiles.n), dtype(product.out)),
         "m_scale": plgpu.SMEM((tiles.m,), jnp.float32),
-        "ready": plgpu.Barrier(num_arrivals=1 + row),
+        "ready": plgpu.Barrier(num_arrivals=1 + row + epilogue.bias),
     }
+    if epilogue.bias:
+        memory["bias"] = plgpu.SMEM((tiles.n,), jnp.float32)
+    if epilogue.beside:
+        memory["beside"] = plgpu.Barrier()
     if row:
         memory["n_scale"] = plgpu.SMEM((tiles.n,), jnp.float32)
     if body.scratch is not None:
@@ -124,6 +140,21 @@ def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Calla
         interpret=interpret,
         kernel_name=f"qpass_{product.lhs}_{product.rhs}",
     )
+
+
+def _finish(
+    epilogue: Epilogue, total: Any, memory: dict, refs: tuple[Any, ...], interpret: Any
+) -> None:
+    """Apply the epilogue to a tile `[n, m]`, and write it turned to `[m, n]`."""
+    extra, out, here, there = refs
+    slot = Slot(memory["tile"], memory.get("beside"), True, interpret is not None)
+    if epilogue:
+        beside = [x.at[here, there] for x in extra[epilogue.bias :]]
+        bias = partial(spread, memory.get("bias"), total.shape, 0)
+        total = followed(epilogue, total, bias, beside, slot)
+    slot.put(total.astype(out.dtype))
+    plgpu.copy_smem_to_gmem(slot.piece, out.at[here, there])
+    plgpu.wait_smem_to_gmem(0)
 
 
 def _multiply(
@@ -153,17 +184,6 @@ def _multiply(
 
 def _fetch(source: Any, target: Any, ready: Any) -> None:
     plgpu.copy_gmem_to_smem(source, target, ready)
-
-
-def _store(total: Any, shared: Any, out: Any, interpret: Any) -> None:
-    """Write a tile `[n, m]` turned to `[m, n]`."""
-    if interpret:
-        shared[...] = total.T
-    else:
-        shared.T[...] = plgpu.layout_cast(total, LAYOUT.WGMMA_TRANSPOSED)
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(shared, out)
-    plgpu.wait_smem_to_gmem(0)
 
 
 def _fit(x: Any, shape: tuple[int, int]) -> Any:

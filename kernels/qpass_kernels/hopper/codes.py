@@ -6,7 +6,7 @@ from qpass_kernels.hopper import tiles
 from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.multiply import multiply
 from qpass_kernels.hopper.work import Config, Work
-from qpass_kernels.kernel import Kernel, Product, first_reason
+from qpass_kernels.kernel import Kernel, Product, first_reason, fuses_all
 from qpass_kernels.reference import INT32_SAFE_K
 
 TILE = 128  # of K: what the tensor core reads best, and as much fp8 as it may add up by itself
@@ -50,6 +50,7 @@ def run(
     lhs_scale: Any,
     rhs: Any,
     rhs_scale: Any,
+    *extra: Any,
     config: Config | None = None,
     interpret: Any = None,
 ) -> Any:
@@ -62,9 +63,15 @@ def run(
     runs on any platform.
     """
     work = Work(product, config or configs(product)[0], promoted=not product.integer)
-    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale), interpret)
+    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale, *extra), interpret)
 
 
 HOPPER_CODES = Kernel(
-    "hopper_codes", ("cuda",), supports, run, meant_for=meant_for, configs=configs
+    "hopper_codes",
+    ("cuda",),
+    supports,
+    run,
+    meant_for=meant_for,
+    fuses=fuses_all,
+    configs=configs,
 )

@@ -44,8 +44,19 @@ def supports(product: Product) -> str | None:
     )
 
 
+def fuses(product: Product) -> bool:
+    """All but the error function, which Pallas does not compile in the form of this kernel."""
+    return product.epilogue.activation != "gelu"
+
+
 def run(
-    product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any, interpret: Any = None
+    product: Product,
+    lhs: Any,
+    lhs_scale: Any,
+    rhs: Any,
+    rhs_scale: Any,
+    *extra: Any,
+    interpret: Any = None,
 ) -> Any:
     """Compute the product. int8 x int4 with row scales exactly; else sums are float32.
 
@@ -69,7 +80,7 @@ def run(
 
     accumulator = jnp.int32 if kind == "int8" else jnp.float32
     body = Body(step, accumulator, scratch if interpret else None)
-    operands = (lhs.astype(dtype(kind)), lhs_scale, rhs, rhs_scale)
+    operands = (lhs.astype(dtype(kind)), lhs_scale, rhs, rhs_scale, *extra)
     return call(product, tiles, body, operands, interpret)
 
 
@@ -110,4 +121,6 @@ def _group_scales(scale: Any, shape: tuple[int, int], group: int, interpret: Any
     return spread
 
 
-HOPPER_DECODED = Kernel("hopper_decoded", ("cuda",), supports, run, meant_for=meant_for)
+HOPPER_DECODED = Kernel(
+    "hopper_decoded", ("cuda",), supports, run, meant_for=meant_for, fuses=fuses
+)

@@ -1,5 +1,6 @@
-"""What becomes of a finished tile: row scales, the cast to the result's type, the way to memory."""
+"""What becomes of a finished tile: scales, what follows the product, the way to memory."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.layouts import LAYOUT, spread, swizzled
+from qpass_kernels.hopper.slot import Slot, followed
 from qpass_kernels.hopper.work import ROWS, WIDTHS, Work, row_bytes
 
 LEAST = 32  # float32 numbers that can be copied at a time: one for each thread of a warp
@@ -18,13 +20,16 @@ def memory(work: Work) -> dict[str, Any]:
     shape = (work.piece, ROWS) if work.config.turned else (ROWS, work.piece)
     slots = (work.warpgroups, work.config.slots)
     pieces = plgpu.SMEM((*slots, *shape), work.result, transforms=_transforms(work))
-    scales = {
-        side: plgpu.SMEM((work.warpgroups, _count(work, side)), jnp.float32) for side in work.late
+    vectors: dict[str, Any] = {
+        name: plgpu.SMEM((work.warpgroups, _count(work, side)), jnp.float32)
+        for name, side in work.vectors.items()
     }
-    if not scales:
-        return {"pieces": pieces}
-    ready = plgpu.Barrier(num_arrivals=len(scales), num_barriers=work.warpgroups)
-    return {"pieces": pieces, "ready": ready, **scales}
+    if vectors:
+        count = len(vectors)
+        vectors["ready"] = plgpu.Barrier(num_arrivals=count, num_barriers=work.warpgroups)
+    if work.epilogue.beside:
+        vectors["beside"] = plgpu.Barrier(num_barriers=work.warpgroups)
+    return {"pieces": pieces, **vectors}
 
 
 def _transforms(work: Work) -> tuple[Any, ...]:
@@ -47,17 +52,21 @@ def _start(work: Work, side: str, at: dict) -> Any:
 
 
 def fetch(work: Work, late: dict, memory: dict, at: dict) -> None:
-    """Begin to copy the row scales of a tile."""
+    """Begin to copy the row scales and the bias of a tile."""
     mine = jax.lax.axis_index("warpgroup")
-    for side, scale in late.items():
-        source = scale.at[pl.ds(_start(work, side, at), _count(work, side))]
-        plgpu.copy_gmem_to_smem(source, memory[side].at[mine], memory["ready"].at[mine])
+    for name, side in work.vectors.items():
+        source = late[name].at[pl.ds(_start(work, side, at), _count(work, side))]
+        plgpu.copy_gmem_to_smem(source, memory[name].at[mine], memory["ready"].at[mine])
 
 
-def finish(work: Work, totals: Any, memory: dict, out: Any, at: dict, interpret: Any) -> None:
-    """Scale, cast and write this warpgroup's part of a tile, `[64, columns]` in pieces."""
+def finish(work: Work, totals: Any, memory: dict, refs: tuple, at: dict, interpret: Any) -> None:
+    """Finish and write this warpgroup's part of a tile, `[64, columns]` in pieces.
+
+    `refs`: by name the arrays that follow the product, and the result.
+    """
+    late, out = refs
     mine = jax.lax.axis_index("warpgroup")
-    if work.late:
+    if work.vectors:
         plgpu.barrier_wait(memory["ready"].at[mine])
     start = {side: _start(work, side, at) for side in work.sides}
     done = 0
@@ -65,36 +74,40 @@ def finish(work: Work, totals: Any, memory: dict, out: Any, at: dict, interpret:
         for first in range(0, total.shape[1], work.piece):
             part = total[:, first : first + work.piece]
             columns = done * work.piece
-            slot = memory["pieces"].at[mine, done % work.config.slots]
+            piece = memory["pieces"].at[mine, done % work.config.slots]
             # the last tile's pieces may lie in any slot, this one's only in the others
             plgpu.wait_smem_to_gmem(work.config.slots - 1 if done else 0, wait_read_only=True)
-            _put(work, _scaled(work, part, memory, columns), slot, interpret)
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(slot, _target(work, out, start, columns))
+            arrived = memory["beside"].at[mine] if work.epilogue.beside else None
+            slot = Slot(piece, arrived, work.config.turned, interpret is not None)
+            part = _scaled(work, part, memory, columns)
+            if work.epilogue:
+                bias = partial(_along, work, "bias", memory, part.shape, columns)
+                beside = [
+                    _target(work, late[name], start, columns) for name in work.epilogue.beside
+                ]
+                part = followed(work.epilogue, part, bias, beside, slot)
+            slot.put(part.astype(work.result))
+            plgpu.copy_smem_to_gmem(piece, _target(work, out, start, columns))
             done += 1
 
 
 def _scaled(work: Work, part: Any, memory: dict, first: int) -> Any:
-    """Multiply a piece by its row scales, lhs first, and cast it."""
-    if not work.late:
-        return part.astype(work.result)
-    part = part.astype(jnp.float32)
+    """Multiply a piece by its row scales, lhs first."""
+    if work.late:
+        part = part.astype(jnp.float32)
     for side in work.late:
-        scale = memory[side].at[jax.lax.axis_index("warpgroup")]
-        if side == work.sides[0]:
-            part = part * spread(scale, part.shape, 0)
-        else:
-            part = part * spread(scale.at[pl.ds(first, part.shape[1])], part.shape, 1)
-    return part.astype(work.result)
+        part = part * _along(work, side, memory, part.shape, first, LAYOUT.WGMMA)
+    return part
 
 
-def _put(work: Work, part: Any, slot: Any, interpret: Any) -> None:
-    if not work.config.turned:
-        slot[...] = part
-    elif interpret:
-        slot[...] = part.T
-    else:
-        slot.T[...] = plgpu.layout_cast(part, LAYOUT.WGMMA_TRANSPOSED)
+def _along(
+    work: Work, name: str, memory: dict, shape: tuple[int, int], first: int, layout: Any
+) -> Any:
+    """Spread a vector over the piece of a tile that begins at a column."""
+    vector = memory[name].at[jax.lax.axis_index("warpgroup")]
+    if work.vectors[name] == work.sides[0]:
+        return spread(vector, shape, 0, layout)
+    return spread(vector.at[pl.ds(first, shape[1])], shape, 1, layout)
 
 
 def _target(work: Work, out: Any, start: dict, first: int) -> Any:

@@ -8,6 +8,7 @@ give every multiprocessor some, K is split over programs, and the parts are adde
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper.registers import (
     MEMORY,
     ROWS,
@@ -31,6 +33,7 @@ from qpass_kernels.hopper.registers import (
     widened,
     zeros,
 )
+from qpass_kernels.hopper.slot import Slot, followed
 from qpass_kernels.kernel import Product
 
 MOST_SCALES = 256  # numbers along an axis that one copy takes
@@ -87,21 +90,24 @@ class FewRows:
         return self.warpgroups * (self.steps * step + ROWS * 4 * (scales + self.m))
 
 
-def multiply(config: FewRows, weight: Weight, out: Any, interpret: Any) -> Callable[..., Any]:
+def multiply(
+    config: FewRows, weight: Weight, out: Any, epilogue: Epilogue, interpret: Any
+) -> Callable[..., Any]:
     """Build the kernel: (x `[M, K]`, codes `[N, K]`, scales `[N, G]` or `[N]`) -> `[M, N]`.
 
-    With `split` the result is `[split, M, N]` in float32. N a multiple of 64 or of 8 in codes;
-    scales and the result have whole tiles of N.
+    With `split` the result is `[split, M, N]` in float32, and there is no epilogue. N a multiple of
+    64 or of 8 in codes; scales, the result and what the epilogue asks for (bias `[N]` in float32,
+    then `[M, N]` in the type of the result) have whole tiles of N.
     """
 
-    def run(x: Any, codes: Any, scales: Any) -> Any:
+    def run(x: Any, codes: Any, scales: Any, *extra: Any) -> Any:
         n = scales.shape[0]
-        body = _Body(config, weight, codes.shape[1])
+        body = _Body(config, weight, codes.shape[1], epilogue)
         kind = jnp.float32 if config.split > 1 else out
         return plgpu.kernel(
             body,
             out_type=jax.ShapeDtypeStruct((config.split, x.shape[0], n), kind),
-            scratch_types=_memory(config, weight, codes.shape[1], kind),
+            scratch_types=_memory(config, weight, codes.shape[1], kind, epilogue),
             grid=(n // ROWS, -(-x.shape[0] // config.m), config.split),
             grid_names=("n", "m", "part"),
             num_threads=config.warpgroups,
@@ -109,12 +115,14 @@ def multiply(config: FewRows, weight: Weight, out: Any, interpret: Any) -> Calla
             compiler_params=LANE,
             interpret=interpret,
             kernel_name=f"qpass_few_rows_{weight.codes}",
-        )(x, codes, scales)
+        )(x, codes, scales, *extra)
 
     return run
 
 
-def _memory(config: FewRows, weight: Weight, k: int, out: Any) -> dict[str, Any]:
+def _memory(
+    config: FewRows, weight: Weight, k: int, out: Any, epilogue: Epilogue
+) -> dict[str, Any]:
     ring = (config.warpgroups, config.steps)
     memory = {
         "codes": plgpu.SMEM(
@@ -137,6 +145,8 @@ def _memory(config: FewRows, weight: Weight, k: int, out: Any) -> dict[str, Any]
         shape = (config.warpgroups - 1, config.m, ROWS)
         memory["sums"] = plgpu.SMEM(shape, jnp.float32, transforms=layout)
         memory["summed"] = plgpu.Barrier(num_arrivals=config.warpgroups)
+    if epilogue.beside:
+        memory["beside"] = plgpu.Barrier()
     if weight.simulated:
         shape = (config.warpgroups, ROWS, config.k)
         memory["scratch"] = plgpu.SMEM(shape, weight.kind)
@@ -150,15 +160,20 @@ class _Body:
     config: FewRows
     weight: Weight
     k: int
+    epilogue: Epilogue
 
-    def __call__(self, x: Any, codes: Any, scales: Any, out: Any, /, **memory: Any) -> None:
+    def __call__(self, x: Any, codes: Any, scales: Any, /, *refs: Any, **memory: Any) -> None:
+        *extra, out = refs
         part, m = jax.lax.axis_index("part"), jax.lax.axis_index("m")
         here = pl.ds(m * self.config.m, self.config.m)
         there = pl.ds(jax.lax.axis_index("n") * ROWS, ROWS)
         total = self._accumulate(x.at[here], codes.at[there], scales.at[there], memory)
         if self.weight.group is None:
             total = total * spread(vector(self.weight, scales.at[there]), self.config.m)
-        self._store(total, memory, out.at[part, here, there])
+        bias = extra[0].at[there] if self.epilogue.bias else None
+        beside = [x.at[here, there] for x in extra[self.epilogue.bias :]]
+        finish = partial(self._finish, memory, bias, beside, out.at[part, here, there])
+        self._store(total, memory, finish)
 
     def _accumulate(self, x: Any, codes: Any, scales: Any, memory: dict) -> Any:
         """Multiply this warpgroup's share of K."""
@@ -206,16 +221,21 @@ class _Body:
 
         return scale
 
-    def _store(self, total: Any, memory: dict, out: Any) -> None:
+    def _finish(self, memory: dict, bias: Any, beside: list, out: Any, values: Any) -> None:
+        """Apply the epilogue to a tile, and write it out."""
+        slot = Slot(memory["out"], memory.get("beside"), True, self.weight.simulated)
+        if self.epilogue:
+            values = followed(self.epilogue, values, self._spread(bias), beside, slot)
+        slot.put(values.astype(out.dtype))
+        plgpu.copy_smem_to_gmem(slot.piece, out)
+        plgpu.wait_smem_to_gmem(0)
+
+    def _spread(self, bias: Any) -> Callable[[Any], Any]:
+        return lambda layout: spread(vector(self.weight, bias, layout), self.config.m)
+
+    def _store(self, total: Any, memory: dict, write: Callable[[Any], None]) -> None:
         """Add up what the warpgroups have, in their order, and write it out."""
         me, last = jax.lax.axis_index("warpgroup"), self.config.warpgroups - 1
-
-        def write(values: Any) -> None:
-            store(self.weight, values.astype(out.dtype), memory["out"])
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(memory["out"], out)
-            plgpu.wait_smem_to_gmem(0)
-
         if not last:
             write(total)
             return

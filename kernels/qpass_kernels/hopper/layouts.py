@@ -33,7 +33,7 @@ def column_numbers(shape: tuple[int, int], simulated: Any) -> Any:
     return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=LAYOUT.WGMMA)
 
 
-def spread(scale: Any, shape: tuple[int, int], axis: int) -> Any:
+def spread(scale: Any, shape: tuple[int, int], axis: int, layout: Any = LAYOUT.WGMMA) -> Any:
     """Repeat a vector in shared memory over a tile in registers, along the other axis."""
-    vector = plgpu.load(scale, layout=LAYOUT.WGMMA.reduce(1 - axis))
+    vector = plgpu.load(scale, layout=layout.reduce(1 - axis))
     return jax.lax.broadcast_in_dim(vector, shape, (axis,))

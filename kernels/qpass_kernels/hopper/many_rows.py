@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.hopper.few_rows import LANE
 from qpass_kernels.hopper.registers import (
@@ -26,12 +27,12 @@ from qpass_kernels.hopper.registers import (
     float_layout,
     ring_bytes,
     spread,
-    store,
     vector,
     weight_layout,
     widened,
     zeros,
 )
+from qpass_kernels.hopper.slot import Slot, followed
 from qpass_kernels.kernel import Product
 
 CONSUMERS = 2
@@ -77,23 +78,28 @@ class ManyRows:
         return self.scaled == "codes" or (group >= self.k and self.m <= LARGEST_SUMS)
 
 
-def multiply(config: ManyRows, weight: Weight, out: Any, interpret: Any) -> Callable[..., Any]:
+def multiply(
+    config: ManyRows, weight: Weight, out: Any, epilogue: Epilogue, interpret: Any
+) -> Callable[..., Any]:
     """Build the kernel: (x `[M, K]`, codes `[N, K]`, scales `[G, N]` or `[N]`) -> `[M, N]`.
 
-    N a multiple of 128, or of 8 in codes; scales and the result have whole tiles of N.
+    N a multiple of 128, or of 8 in codes; scales, the result and what the epilogue asks for (bias
+    `[N]` in float32, then `[M, N]` in the type of the result) have whole tiles of N.
     """
 
-    def run(x: Any, codes: Any, scales: Any) -> Any:
+    def run(x: Any, codes: Any, scales: Any, *extra: Any) -> Any:
         shape = (x.shape[0], scales.shape[-1])
-        memory = {
+        memory: dict[str, Any] = {
             "out": plgpu.SMEM(
                 (CONSUMERS, min(PIECE, config.m), ROWS), out, transforms=float_layout(out, ROWS)
             )
         }
+        if epilogue.beside:
+            memory["beside"] = plgpu.Barrier(num_barriers=CONSUMERS)
         if weight.simulated:
             memory["scratch"] = plgpu.SMEM((CONSUMERS, ROWS, config.k), weight.kind)
         return plgpu.kernel(
-            _Body(config, weight, codes.shape[1]),
+            _Body(config, weight, codes.shape[1], epilogue),
             out_type=jax.ShapeDtypeStruct(shape, out),
             scratch_types=memory,
             grid=(min(config.programs, _count(config, shape)),),
@@ -103,7 +109,7 @@ def multiply(config: ManyRows, weight: Weight, out: Any, interpret: Any) -> Call
             compiler_params=LANE,
             interpret=interpret,
             kernel_name=f"qpass_many_rows_{weight.codes}",
-        )(x, codes, scales)
+        )(x, codes, scales, *extra)
 
     return run
 
@@ -119,8 +125,10 @@ class _Body:
     config: ManyRows
     weight: Weight
     k: int
+    epilogue: Epilogue
 
-    def __call__(self, x: Any, codes: Any, scales: Any, out: Any, /, **memory: Any) -> None:
+    def __call__(self, x: Any, codes: Any, scales: Any, /, *rest: Any, **memory: Any) -> None:
+        out = rest[-1]
         refs = (codes, x) if self.weight.group is None else (codes, x, scales)
         idle = self._pipeline(_nothing, _nothing, 0, 0)
         tiles = (-(-out.shape[0] // self.config.m), -(-out.shape[1] // WIDTH))
@@ -129,7 +137,7 @@ class _Body:
             @plgpu.nd_loop((tiles[0] * tiles[1],), collective_axes="program")
             def _(info: plgpu.NDLoopInfo) -> None:
                 m, n = plgpu.planar_snake(info.index[0], tiles, 0, self.config.band)
-                finish = partial(self._tile, scales, out, memory, m, n)
+                finish = partial(self._tile, scales, rest, memory, m, n)
                 step = partial(self._step, memory)
                 self._pipeline(step, finish, m, n)(*refs, allocations=allocations)
 
@@ -186,9 +194,10 @@ class _Body:
         return added if self._exact else total
 
     def _tile(
-        self, scales: Any, out: Any, memory: dict, m: Any, n: Any, pipeline: Callable
+        self, scales: Any, rest: tuple, memory: dict, m: Any, n: Any, pipeline: Callable
     ) -> None:
-        """Have one tile of the result computed, and store it."""
+        """Have one tile of the result computed, and store it; it is the last of `rest`."""
+        *extra, out = rest
         config, weight = self.config, self.weight
         if self._exact:
             total = pipeline(zeros(weight, config.m))
@@ -206,12 +215,21 @@ class _Body:
         if weight.group is None:
             total = total * spread(vector(weight, scales.at[there]), config.m)
         piece = memory["out"].at[me]
+        arrived = memory["beside"].at[me] if self.epilogue.beside else None
+        slot = Slot(piece, arrived, True, weight.simulated)
+        bias = self._spread(extra[0].at[there], piece.shape[0]) if self.epilogue.bias else _nothing
         for start in range(0, config.m, piece.shape[0]):
             here = pl.ds(m * config.m + start, piece.shape[0])
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            store(weight, total[:, start : start + piece.shape[0]].astype(out.dtype), piece)
-            plgpu.commit_smem()
+            part = total[:, start : start + piece.shape[0]]
+            if self.epilogue:
+                beside = [x.at[here, there] for x in extra[self.epilogue.bias :]]
+                part = followed(self.epilogue, part, bias, beside, slot)
+            slot.put(part.astype(out.dtype))
             plgpu.copy_smem_to_gmem(piece, out.at[here, there])
+
+    def _spread(self, bias: Any, columns: int) -> Callable[[Any], Any]:
+        return lambda layout: spread(vector(self.weight, bias, layout), columns)
 
 
 def _nothing(*_: Any) -> None:

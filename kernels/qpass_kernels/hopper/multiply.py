@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from qpass_kernels.epilogue import finish
 from qpass_kernels.hopper import batches
 from qpass_kernels.hopper.pipeline import matrix
 from qpass_kernels.hopper.work import Work
@@ -18,17 +19,21 @@ def multiply(work: Work, operands: tuple, interpret: Any) -> Any:
 
     Args:
         work: the product, and how it is cut up.
-        operands: lhs, lhs scale, rhs, rhs scale, as `Kernel.run` takes them.
+        operands: lhs, lhs scale, rhs, rhs scale, then what the epilogue asks for, as `Kernel.run`
+            takes them.
         interpret: None, or a `plgpu.InterpretGPUParams`, with which it runs on any platform.
     """
-    lhs, lhs_scale, rhs, rhs_scale = operands
+    lhs, lhs_scale, rhs, rhs_scale, *extra = operands
+    named = dict(zip(work.product.epilogue.operands, extra, strict=True))
     scales = {"lhs": _whole(lhs_scale), "rhs": rhs_scale}
-    late = [scales[side][..., 0] for side in work.late]
+    late = [named["bias"] if name == "bias" else scales[name][..., 0] for name in work.vectors]
     groups = [jnp.swapaxes(scales[side], 1, 2) for side in work.with_scale("group")]
-    arrays = (_whole(lhs), rhs, *late, *groups)
+    beside = [_whole(named[name]).astype(work.result) for name in work.epilogue.beside]
+    arrays = (_whole(lhs), rhs, *late, *beside, *groups)
     parts = batches.each(matrix(work, interpret), arrays)[:, :, : work.product.m]
     if work.config.split > 1:
-        return _added(work, parts, lhs_scale, rhs_scale)
+        total = _added(work, parts, lhs_scale, rhs_scale)
+        return finish(work.product.epilogue, total, extra, dtype(work.product.out))
     return parts[:, 0].astype(dtype(work.product.out))
 
 
@@ -46,4 +51,4 @@ def _added(work: Work, parts: Any, lhs_scale: Any, rhs_scale: Any) -> Any:
         total,
         lhs_scale if "lhs" in rows else None,
         rhs_scale if "rhs" in rows else by_row,
-    ).astype(dtype(work.product.out))
+    )

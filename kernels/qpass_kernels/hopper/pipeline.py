@@ -24,15 +24,17 @@ from qpass_kernels.hopper.work import PART, ROWS, Work, row_bytes
 def matrix(work: Work, interpret: Any) -> Callable[..., Any]:
     """Build the kernel for one matrix: its operands -> `[split, rows, N]`.
 
-    The operands are codes `[M, K]` and `[N, K]`, a scale array for each of `work.late` (`[M]`,
-    `[N]`), and one for each side with group scales (`[G, M]`, `[G, N]`). The rows of lhs and of its
-    scales are filled up to a multiple of 8.
+    The operands are codes `[M, K]` and `[N, K]`, an array for each of `work.vectors` (`[M]`,
+    `[N]`) and of `work.epilogue.beside` (`[M, N]`, of the type that the kernel writes), and the
+    scales of each side with groups (`[G, M]`, `[G, N]`). Rows of lhs, of its scales and of what
+    lies beside the result are filled up to a multiple of 8.
     """
 
     def kernel(*refs: Any) -> None:
         *arrays, out = refs
         codes: dict[str, Any] = dict(zip(("lhs", "rhs"), arrays[:2], strict=True))
-        late = dict(zip(work.late, arrays[2 : 2 + len(work.late)], strict=True))
+        names = (*work.vectors, *work.epilogue.beside)
+        late = dict(zip(names, arrays[2 : 2 + len(names)], strict=True))
         inputs = [codes[side] for side in work.sides] + arrays[2 + len(late) :]
         _walk(work, inputs, late, out, interpret)
 
@@ -64,9 +66,11 @@ def _walk(work: Work, inputs: list, late: dict, out: Any, interpret: Any) -> Non
             def compute(run: Callable[[Any], Any]) -> None:
                 epilogue.fetch(work, late, memory, at)
                 total = _total(work, run)
-                epilogue.finish(work, total, memory, out.at[part], at, interpret)
+                epilogue.finish(work, total, memory, (late, out.at[part]), at, interpret)
 
-            steps = _pipeline(work, at, part, _promote(work) if work.promoted else _add, compute)
+            steps = _pipeline(
+                work, at, part, _promote(work) if work.promoted else _add(work), compute
+            )
             steps(*inputs, allocations=pipeline)
 
         plgpu.wait_smem_to_gmem(0)
@@ -86,7 +90,7 @@ def _place(work: Work, index: Any) -> tuple[Any, Any, Any]:
 def _pipeline(work: Work, at: dict, part: Any, step: Callable, compute: Callable) -> Any:
     """Copy a part of K, tile after tile, and call `step` on each."""
     config, product = work.config, work.product
-    ahead = 0 if work.promoted else 1  # products still running when a step returns
+    ahead = _ahead(work)
 
     def codes(side: str) -> Any:
         return plgpu.BlockSpec(
@@ -155,11 +159,23 @@ def _mine(left: Any) -> Any:
     return left.at[pl.ds(jax.lax.axis_index("warpgroup") * ROWS, ROWS)]
 
 
-def _add(_: Any, left: Any, right: Any, acc: Any) -> Any:
-    """Add a tile of K in place; it may still be under way when the next one is begun."""
-    plgpu.wgmma(acc, _mine(left), right.transpose((1, 0)))
-    plgpu.wgmma_wait(1)
-    return acc
+def _ahead(work: Work) -> int:
+    """Products still running when a step returns.
+
+    None where there is but one: the memory of the last step is given back by the step after it.
+    """
+    return 0 if work.promoted or work.k_steps == 1 else 1
+
+
+def _add(work: Work) -> Callable[..., Any]:
+    """Make the step that adds a tile of K in place."""
+
+    def step(_: Any, left: Any, right: Any, acc: Any) -> Any:
+        plgpu.wgmma(acc, _mine(left), right.transpose((1, 0)))
+        plgpu.wgmma_wait(_ahead(work))
+        return acc
+
+    return step
 
 
 def _promote(work: Work) -> Callable[..., Any]:

@@ -77,11 +77,11 @@ def zeros(weight: Weight, m: int) -> Any:
     return empty if weight.simulated else plgpu.layout_cast(empty, LAYOUT.WGMMA)
 
 
-def vector(weight: Weight, scales: Any) -> Any:
+def vector(weight: Weight, scales: Any, layout: Any = LAYOUT.WGMMA) -> Any:
     """Load scales of 64 rows, from shared or global memory and any distance apart."""
     if weight.simulated:
         return scales[...]
-    return plgpu.load(scales, layout=LAYOUT.WGMMA.reduce(1), optimized=False)
+    return plgpu.load(scales, layout=layout.reduce(1), optimized=False)
 
 
 def spread(scales: Any, columns: int) -> Any:

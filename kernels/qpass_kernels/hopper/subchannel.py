@@ -7,7 +7,7 @@ from qpass_kernels.hopper.codes import are_codes
 from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.multiply import multiply
 from qpass_kernels.hopper.work import Config, Work
-from qpass_kernels.kernel import Kernel, Product, first_reason
+from qpass_kernels.kernel import Kernel, Product, first_reason, fuses_all
 
 TILES = (128, 64)  # of K: the first that groups are whole in
 
@@ -41,6 +41,7 @@ def run(
     lhs_scale: Any,
     rhs: Any,
     rhs_scale: Any,
+    *extra: Any,
     config: Config | None = None,
     interpret: Any = None,
 ) -> Any:
@@ -52,9 +53,15 @@ def run(
     runs on any platform.
     """
     work = Work(product, config or configs(product)[0], promoted=True)
-    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale), interpret)
+    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale, *extra), interpret)
 
 
 HOPPER_SUBCHANNEL = Kernel(
-    "hopper_subchannel", ("cuda",), supports, run, meant_for=meant_for, configs=configs
+    "hopper_subchannel",
+    ("cuda",),
+    supports,
+    run,
+    meant_for=meant_for,
+    fuses=fuses_all,
+    configs=configs,
 )

@@ -4,13 +4,21 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from qpass_kernels.epilogue import NOTHING, finish
 from qpass_kernels.hopper import batches, few_rows, many_rows
 from qpass_kernels.hopper.device import MULTIPROCESSORS, on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
 from qpass_kernels.hopper.layouts import LOADED
 from qpass_kernels.hopper.many_rows import CONSUMERS, WIDTH, ManyRows
 from qpass_kernels.hopper.registers import ROWS, Weight, ring_bytes
-from qpass_kernels.kernel import Kernel, Product, dtype, first_reason, result_type
+from qpass_kernels.kernel import (
+    Kernel,
+    Product,
+    dtype,
+    first_reason,
+    fuses_all,
+    result_type,
+)
 
 Config = FewRows | ManyRows
 ALIGNED = 64  # elements: what copies of codes and of activations can be cut at
@@ -66,6 +74,7 @@ def run(
     lhs_scale: None,
     rhs: Any,
     rhs_scale: Any,
+    *extra: Any,
     config: Config | None = None,
     interpret: Any = None,
 ) -> Any:
@@ -78,16 +87,20 @@ def run(
     result = result_type(product, (lhs, rhs, rhs_scale))
     group = product.group if product.grouped else None
     weight = Weight(product.rhs, dtype(product.lhs), config.k, group, interpret is not None)
-    how = (weight, result.dtype, interpret)
+    split = isinstance(config, FewRows) and config.split > 1
+    epilogue = NOTHING if split else product.epilogue
+    how = (weight, result.dtype, epilogue, interpret)
     if isinstance(config, FewRows):
         multiply = few_rows.multiply(config, *how)
     else:
         multiply = many_rows.multiply(config, *how)
-    operands = (_aligned(lhs), rhs, _scales(rhs_scale, config, group))
+    beside = () if split else _beside(product, extra, config)
+    operands = (_aligned(lhs), rhs, _scales(rhs_scale, config, group), *beside)
     out = batches.each(multiply, operands)
     if isinstance(config, FewRows):
-        out = jnp.sum(out, 1, dtype=jnp.float32) if config.split > 1 else out[:, 0]
-    return out[:, : product.m, : product.n].astype(result.dtype)
+        out = jnp.sum(out, 1, dtype=jnp.float32) if split else out[:, 0]
+    out = out[:, : product.m, : product.n]
+    return finish(product.epilogue, out, extra, result.dtype) if split else out.astype(result.dtype)
 
 
 def _is_few(product: Product) -> bool:
@@ -134,13 +147,25 @@ def _aligned(x: Any) -> Any:
     return jnp.pad(x, ((0, 0), (0, rest), (0, 0))) if rest else x
 
 
+def _beside(product: Product, extra: tuple, config: Config) -> list[Any]:
+    """Bring what the epilogue asks for to the rows of activations and to whole tiles of N."""
+    rest = ((0, -product.n % _tile_of_n(config)),)
+    bias = [jnp.pad(x, ((0, 0), *rest)) for x in extra[: product.epilogue.bias]]
+    wide = [_aligned(x).astype(dtype(product.out)) for x in extra[product.epilogue.bias :]]
+    return bias + [jnp.pad(x, ((0, 0), (0, 0), *rest)) for x in wide]
+
+
+def _tile_of_n(config: Config) -> int:
+    return ROWS if isinstance(config, FewRows) else ROWS * CONSUMERS
+
+
 def _scales(scales: Any, config: Config, group: int | None) -> Any:
     """Bring scales `[B, N, G]` to whole tiles of N, and to the order in which they are read.
 
     Few rows read them as they are: turning them would take a good part of the time.
     """
     few = isinstance(config, FewRows)
-    rows = -scales.shape[1] % (ROWS if few else ROWS * CONSUMERS)
+    rows = -scales.shape[1] % _tile_of_n(config)
     columns = -scales.shape[2] % 4 if few and group else 0
     if rows or columns:
         scales = jnp.pad(scales, ((0, 0), (0, rows), (0, columns)))
@@ -150,5 +175,11 @@ def _scales(scales: Any, config: Config, group: int | None) -> Any:
 
 
 HOPPER_WEIGHT_ONLY = Kernel(
-    "hopper_weight_only", ("cuda",), supports, run, meant_for=meant_for, configs=configs
+    "hopper_weight_only",
+    ("cuda",),
+    supports,
+    run,
+    meant_for=meant_for,
+    fuses=fuses_all,
+    configs=configs,
 )

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from qpass_kernels.epilogue import NOTHING, Epilogue
 from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.kernel import Product, dtype
 
@@ -77,6 +78,17 @@ class Work:
     def late(self) -> tuple[str, ...]:
         """Sides whose row scales the kernel multiplies a finished tile by."""
         return self.with_scale("row") if self.config.split == 1 else ()
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What the kernel does with a finished tile; where K is split, there is none yet."""
+        return self.product.epilogue if self.config.split == 1 else NOTHING
+
+    @property
+    def vectors(self) -> dict[str, str]:
+        """Arrays with a number for each row of a side, which a finished tile needs: name, side."""
+        bias = {"bias": "rhs"} if self.epilogue.bias else {}
+        return {side: side for side in self.late} | bias
 
     @property
     def warpgroups(self) -> int:

@@ -1,0 +1,79 @@
+"""Every setting of the Hopper kernels with something after the product, compiled for an H200."""
+
+from dataclasses import replace
+
+import pytest
+
+from qpass_kernels.epilogue import Epilogue
+from qpass_kernels.hopper import HOPPER_KERNELS
+from qpass_kernels.tuning.ptxas import compile_and_report
+from tests.aot.devices import h200, lower, shapes
+from tests.aot.products import call, name
+from tests.kernels.oracle import product
+from tests.kernels.oracle_epilogue import abstract
+
+pytestmark = pytest.mark.aot
+ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
+OTHERS = (Epilogue(bias=True, activation="gelu"), Epilogue(activation="gelu_tanh", residual=True))
+E4 = "float8_e4m3fn"
+KINDS = [
+    ("int8", "int8", None, False),
+    ("int8", "int8", 128, False),
+    ("int8", "int8", 128, True),
+    ("int8", "int4", None, False),
+    (E4, E4, None, False),
+    (E4, E4, 128, True),
+    ("bfloat16", "int4", 128, False),
+    ("bfloat16", "int4", 32, False),
+    ("bfloat16", "int8", None, False),
+]
+SIZES = [(16, 4096, 4096), (100, 1000, 576), (4096, 4096, 4096)]
+PRODUCTS = [
+    product(*size, lhs, rhs, group=group, lhs_group=lhs_group, out="bfloat16")
+    for size in SIZES
+    for lhs, rhs, group, lhs_group in KINDS
+]
+
+
+def _cases():
+    """All settings with the longest epilogue, the default with the others."""
+    for p in PRODUCTS:
+        kernel = next(k for k in HOPPER_KERNELS if k.meant_for(p) and k.supports(p) is None)
+        for epilogue in (ALL, *OTHERS):
+            count = len(kernel.configs(p)) or 1
+            whole = replace(p, epilogue=epilogue)
+            for number in range(count if epilogue == ALL else kernel.fuses(whole)):
+                yield kernel, whole, number
+
+
+CASES = list(_cases())
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Programs that were compiled before: a kernel is compiled once, and not reported again."""
+    return set()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "p", "number"),
+    CASES,
+    ids=[f"{k.name}-{name(p)}-{p.epilogue.activation}-{i}" for k, p, i in CASES],
+)
+def test_compiles_without_spills(kernel, p, number, seen):
+    assert kernel.fuses(p)
+    fn, device = call(kernel, p, number), h200()
+    lowered = []
+
+    def compile():
+        lowered.append(lower(device, fn, *shapes(p), *abstract(p)))
+        return lowered[0].compile()
+
+    _, reports = compile_and_report(compile)
+    # where K is split the kernel is that of the bare product: what follows comes after the sums
+    text = lowered[0].as_text()
+    kernels = tuple(line for line in text.splitlines() if "mosaic_gpu" in line)
+    assert kernels
+    assert reports or kernels in seen
+    seen.add(kernels)
+    assert [report.fault for report in reports if report.fault] == []
