@@ -6,10 +6,6 @@ from typing import Any
 
 import jax
 
-from qpass_kernels.kernel import Product
-
-Supports = Callable[[Product], str | None]
-
 HOPPER = "9.0"
 """Compute capability of GPUs with asynchronous products of warpgroups; later ones have others."""
 
@@ -17,11 +13,11 @@ MULTIPROCESSORS = 132
 """Those of an H100 or H200: programs that run at the same time, where each takes one."""
 
 
-def on_hopper(supports: Supports) -> Supports:
+def on_hopper[P](supports: Callable[[P], str | None]) -> Callable[[P], str | None]:
     """The same, which refuses products on other GPUs instead of failing to compile there."""
 
     @wraps(supports)
-    def checked(product: Product) -> str | None:
+    def checked(product: P) -> str | None:
         return refusal() or supports(product)
 
     return checked
