@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 Cache = dict[str, jax.Array]
-"""Keys and values of every layer: ``{"k", "v"}``, each ``f32[L, B, KV, S, H]``."""
+"""Of every layer, each as the products with it read it: keys ``"k" f32[L, B, KV, H, S]`` and values
+``"v" f32[L, B, KV, S, H]``."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class DecoderConfig:
 
 
 def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
-    """Zero keys and values for ``length`` positions: each ``[L, batch, KV, length, H]``."""
-    shape = (config.layers, batch, config.kv_heads, length, config.head_dim)
-    return {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
+    """Zero keys and values for ``length`` positions."""
+    c = config
+    keys = (c.layers, batch, c.kv_heads, c.head_dim, length)
+    values = (c.layers, batch, c.kv_heads, length, c.head_dim)
+    return {"k": jnp.zeros(keys, c.dtype), "v": jnp.zeros(values, c.dtype)}
 
 
 def rope_angles(config: DecoderConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -55,23 +58,29 @@ def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def attend(q: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
-    """Causal grouped-query attention: ``q [B, T, N, H]`` over ``keys, values [B, KV, S, H]``.
+    """Causal grouped-query attention: ``q [B, T, N, H]`` over a layer of the cache.
 
-    Query t stands at ``position + t`` and sees the cache up to there, itself included.
+    Query t stands at ``position + t`` and sees the cache up to there, itself included. Both
+    products are written as they are computed, so that no operand is turned before them.
     """
     batch, steps, heads, dim = q.shape
-    groups, length = keys.shape[1:3]
-    q = q.reshape(batch, steps, groups, heads // groups, dim) * dim**-0.5
-    scores = jnp.einsum("btkgh,bksh->bkgts", q, keys)
+    groups, length = keys.shape[1], keys.shape[3]
+    q = q.reshape(batch, steps, groups, heads // groups, dim).transpose(0, 2, 3, 1, 4) * dim**-0.5
+    scores = jnp.einsum("bkgth,bkhs->bkgts", q, keys)
     seen = jnp.arange(length) <= position + jnp.arange(steps)[:, None]
     weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
-    return jnp.einsum("bkgts,bksh->btkgh", weights, values).reshape(batch, steps, heads, dim)
+    mixed = jnp.einsum("bkgts,bksh->bkgth", weights, values)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, steps, heads, dim)
 
 
-def store(old: jax.Array, new: jax.Array, layer: jax.Array, position: jax.Array) -> jax.Array:
-    """Write ``new [B, T, KV, H]`` into a layer of ``old [L, B, KV, S, H]`` from ``position`` on."""
-    start = (layer, 0, 0, position, 0)
-    return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2)[None].astype(old.dtype), start)
+def store(cache: Cache, k: jax.Array, v: jax.Array, layer: jax.Array, position: jax.Array) -> Cache:
+    """Write ``k, v [B, T, KV, H]`` into a layer of the cache from ``position`` on."""
+    write = jax.lax.dynamic_update_slice
+    k, v = k.transpose(0, 2, 3, 1)[None], v.swapaxes(1, 2)[None]
+    return {
+        "k": write(cache["k"], k.astype(cache["k"].dtype), (layer, 0, 0, 0, position)),
+        "v": write(cache["v"], v.astype(cache["v"].dtype), (layer, 0, 0, position, 0)),
+    }
 
 
 class Attention(nn.Module):
@@ -89,10 +98,7 @@ class Attention(nn.Module):
         q = rotate(heads(c.heads, "q")(x), rope)
         k = rotate(heads(c.kv_heads, "k")(x), rope)
         v = heads(c.kv_heads, "v")(x)
-        cache = {
-            "k": store(cache["k"], k, layer, position),
-            "v": store(cache["v"], v, layer, position),
-        }
+        cache = store(cache, k, v, layer, position)
         mixed = attend(q, cache["k"][layer], cache["v"][layer], position)
         out = nn.DenseGeneral(c.width, axis=(-2, -1), use_bias=False, dtype=c.dtype, name="o")
         return out(mixed), cache

@@ -72,7 +72,7 @@ def _decode(
         ran, and the cache. A row that has said ``stop`` repeats it; the loop ends when every row
         has.
     """
-    start = jnp.full((token.shape[0], cache["k"].shape[3]), NEVER, jnp.int32)
+    start = jnp.full((token.shape[0], cache["v"].shape[3]), NEVER, jnp.int32)
 
     def going(state):
         step, token, *_ = state
@@ -89,7 +89,11 @@ def _decode(
 
 
 def _best(logits: jax.Array) -> jax.Array:
-    return jnp.argmax(logits[:, -1], axis=-1).astype(jnp.int32)
+    """The first of the likeliest tokens. XLA CPU runs `jnp.argmax` without vectors: 8x as long."""
+    last = logits[:, -1]
+    tokens = jnp.arange(last.shape[1], dtype=jnp.int32)
+    likeliest = last == jnp.max(last, axis=1, keepdims=True)
+    return jnp.min(jnp.where(likeliest, tokens, last.shape[1] - 1), axis=1)
 
 
 def complete(

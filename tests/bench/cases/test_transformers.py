@@ -67,4 +67,4 @@ def test_decoding_and_prefill_run_in_loops():
     made = transformers.setup(prefill, PLAIN, drawn)
     first, cache = made.program(made.forward)(made.params, *made.args)
     assert first.shape == (1,)
-    assert cache["k"].shape[3] == 5
+    assert cache["v"].shape[3] == 5

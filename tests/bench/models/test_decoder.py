@@ -61,7 +61,7 @@ def test_attention_against_numpy():
         scores = k[b, :seen, h // 2] @ q[b, t, h] / np.sqrt(dim)
         weights = np.exp(scores - scores.max())
         want[b, t, h] = weights @ v[b, :seen, h // 2] / weights.sum()
-    operands = (q, k.swapaxes(1, 2), v.swapaxes(1, 2))
+    operands = (q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2))
     got = attend(*(jnp.asarray(x, jnp.float32) for x in operands), jnp.int32(position))
     np.testing.assert_allclose(got, want, atol=1e-5)
 
