@@ -56,3 +56,13 @@ def shapes(p):
         for rows, layout in ((p.m, p.lhs_scale), (p.n, p.rhs_scale))
     ]
     return lhs, None if p.lhs_scale == "none" else scales[0], rhs, scales[1]
+
+
+def ragged_shapes(p):
+    """Operands of a ragged product without their numbers, and the sizes of its experts."""
+    groups = {"none": 0, "row": 1, "group": p.groups}
+    array = jax.ShapeDtypeStruct
+    lhs, rhs = array((p.m, p.k), p.lhs), array((p.experts, p.n, p.k), p.rhs)
+    lhs_scale = array((p.m, groups[p.lhs_scale]), "float32") if groups[p.lhs_scale] else None
+    rhs_scale = array((p.experts, p.n, groups[p.rhs_scale]), "float32")
+    return lhs, lhs_scale, rhs, rhs_scale, array((p.experts,), "int32")

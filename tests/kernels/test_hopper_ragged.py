@@ -10,6 +10,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.ragged import HOPPER_RAGGED, configs
 from qpass_kernels.hopper.ragged_kernel import Config
+from tests.aot.devices import ragged_shapes
 from tests.kernels.ragged_oracle import assert_close, operands, ragged
 
 BF16, E4, E5 = "bfloat16", "float8_e4m3fn", "float8_e5m2"
@@ -57,9 +58,9 @@ LOWERED = [
 @pytest.mark.parametrize("m", [8, 4096])
 @pytest.mark.parametrize(("lhs", "rhs", "group", "lhs_group"), LOWERED)
 def test_lowers_for_cuda_without_a_gpu(m, lhs, rhs, group, lhs_group):
-    p = ragged(m, 1000, 1536, 8, lhs, rhs, group=group, lhs_group=lhs_group, out=BF16)
-    shapes = jax.eval_shape(lambda: operands(p, [1] * 8))
-    traced = jax.jit(lambda *a: HOPPER_RAGGED.run(p, *a)).trace(*shapes)
+    out = BF16 if m == 8 else "float32"
+    p = ragged(m, 1000, 1536, 8, lhs, rhs, group=group, lhs_group=lhs_group, out=out)
+    traced = jax.jit(lambda *a: HOPPER_RAGGED.run(p, *a)).trace(*ragged_shapes(p))
     assert "mosaic_gpu_v2" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

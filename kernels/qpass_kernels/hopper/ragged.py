@@ -86,7 +86,7 @@ def _steps(product: RaggedProduct, m: int, k: int) -> int:
     wide = max(WINDOW, k // product.group)
     scales = (max(m, LEAST) + WIDTH * wide) * 4 if product.grouped else 0
     step = (WIDTH * _bits(product.rhs) + m * _bits(product.lhs)) // 8 * k + scales
-    pieces = CONSUMERS * (min(m, PIECE) + LINE) * ROWS * 4
+    pieces = CONSUMERS * (min(m, PIECE) + 2 * LINE) * ROWS * 4
     return min(8, (MEMORY - pieces) // step)
 
 

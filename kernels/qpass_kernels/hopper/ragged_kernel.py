@@ -18,7 +18,6 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.device import MULTIPROCESSORS
 from qpass_kernels.hopper.few_rows import LANE
-from qpass_kernels.hopper.layouts import LAYOUT
 from qpass_kernels.hopper.registers import ROWS, Weight, float_layout, store, zeros
 from qpass_kernels.ragged_tiles import Tiles
 
@@ -26,6 +25,7 @@ CONSUMERS = 2
 WIDTH = ROWS * CONSUMERS  # rows of the weight in a tile
 COPYING = 40  # registers of a thread that only issues copies
 LINE = 8  # rows that lie together in shared memory
+APART = 16  # bytes between rows that are stored alone, so that they lie in different banks
 PIECE = 64  # rows of a result that are stored at once
 LEAST = 32  # float32 numbers that can be copied at a time: one for each thread of a warp
 
@@ -97,7 +97,7 @@ def multiply(
     lines = min(PIECE, config.m)
     memory: dict[str, Any] = {
         "piece": plgpu.SMEM((CONSUMERS, lines, ROWS), out, transforms=float_layout(out, ROWS)),
-        "line": plgpu.SMEM((CONSUMERS, LINE, ROWS), out),
+        "line": plgpu.SMEM((CONSUMERS, LINE, ROWS + APART // out.itemsize), out),
     }
     if arithmetic.by_row:
         memory["scales"] = plgpu.SMEM((CONSUMERS, max(config.m, LEAST)), jnp.float32)
@@ -211,7 +211,7 @@ class _Program:
         All of it at once; or lines of 8 rows, and row by row what is less than a line.
         """
         me, height = jax.lax.axis_index("warpgroup"), part.shape[1]
-        piece, line = memory["piece"].at[me], memory["line"].at[me]
+        piece, line = memory["piece"].at[me], memory["line"].at[me, :, pl.ds(0, ROWS)]
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         store(self.weight, part, piece)
         plgpu.commit_smem()
@@ -232,11 +232,7 @@ class _Program:
                 )
 
     def _store_rows(self, part: Any, line: Any, out: Any, start: Any, rows: Any) -> None:
-        if self.weight.simulated:
-            line[...] = part.T
-        else:
-            turned = plgpu.layout_cast(part, LAYOUT.WGMMA_TRANSPOSED)
-            plgpu.store(line.T, turned, optimized=False)  # nothing spreads single rows over banks
+        store(self.weight, part, line)
         plgpu.commit_smem()
         for row in range(LINE - 1):
             source, target = line.at[pl.ds(row, 1)], out.at[pl.ds(start + row, 1)]
