@@ -25,7 +25,8 @@ from qpass.graph.dataflow import Key
 from qpass.graph.feeds import enclosing, iterations
 from qpass.graph.merging import Max
 from qpass.graph.rewrite import tap_name
-from qpass.numerics import Delayed, largest, recorded
+from qpass.numerics import Delayed, Quantizer, Scheme, largest, recorded
+from qpass.numerics.schemes import Backward
 from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
 
@@ -75,11 +76,29 @@ def _of_site(plan: Plan, decision: Decision, by_id: Mapping[str, Decision]) -> d
     owner = by_id.get(decision.site.forward, decision)
     if _loops(plan, owner) != loops:  # another nest of loops: a state of its own
         owner = decision
-    asked = {"act": scheme.act, "weight": scheme.weight, "grad": scheme.grad}
     return {
         part: Operand(owner.site.id, _name(decision, part), how, quantizer.qtype.qmax, loops)
-        for part, quantizer in asked.items()
-        if quantizer is not None and (how := quantizer.delayed_range) is not None
+        for part, quantizer in _asked(scheme).items()
+        if (how := quantizer.delayed_range) is not None
+    }
+
+
+def _asked(scheme: Scheme) -> dict[str, Quantizer]:
+    """The quantizer of each operand of a product and of its backward products: a delayed one.
+
+    An operand that the forward product and a backward one read has one history.
+    """
+    dlhs, drhs = (product or Backward() for product in (scheme.dlhs, scheme.drhs))
+    every = {
+        "act": (scheme.act, drhs.quantizers[1]),
+        "weight": (scheme.weight, dlhs.quantizers[1]),
+        "grad": (dlhs.quantizers[0], drhs.quantizers[0], scheme.grad),
+    }
+    given = {part: [q for q in quantizers if q] for part, quantizers in every.items()}
+    return {
+        part: next((q for q in quantizers if q.delayed_range), quantizers[0])
+        for part, quantizers in given.items()
+        if quantizers
     }
 
 
@@ -174,8 +193,9 @@ def advance(plan: Plan, state: Mapping[str, Any], taps: Mapping[str, Any]) -> St
                 seen.setdefault((operand.site, operand.name), []).append(tapped[part].value)
     after: State = {}
     for o in _every(plan):
-        # A site that did not run has seen nothing: -inf.
-        amax = jnp.maximum(reduce(jnp.maximum, seen[o.site, o.name]), 0)
+        # What did not run has seen nothing (-inf), as what is not differentiated has no gradient.
+        none = jnp.zeros(o.loops, jnp.float32)
+        amax = reduce(jnp.maximum, seen.get((o.site, o.name), []), none)
         history = recorded(o.of(state)["history"], amax)
         new = {"bound": o.delayed.bound(o.of(state)), "history": history}
         after.setdefault(o.site, {})[o.name] = new
@@ -245,9 +265,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _check_recorded(plan: Plan, wanted: list[Operand]) -> None:
     """Refuse to give the next state where a product that would tell is not in the program."""
-    of_sites = operands(plan)
-    told = {(o.site, o.name) for of in of_sites.values() for p, o in of.items() if p != "grad"}
-    untold = [str(o) for o in wanted if (o.site, o.name) not in told]
+    every = [pair for of_site in operands(plan).values() for pair in of_site.items()]
+    told = {operand.name for part, operand in every if part != "grad"}
+    untold = [str(operand) for operand in wanted if operand.name not in told]
     if untold:
         raise StateError(
             f"Differentiate inside of what is transformed, as step = qpass.value_and_grad(q) and "

@@ -7,14 +7,10 @@ import numpy as np
 
 import qpass
 
-FORWARD = qpass.Rule(weight="fp8_e4m3 delayed,4", act="fp8_e4m3 delayed,4")
-BACKWARD = qpass.Rule(
-    role=("dlhs", "drhs"),
-    weight="fp8_e4m3 delayed,4",
-    act="fp8_e4m3 delayed,4",
-    grad="fp8_e5m2 delayed,4",
-)
-RULES = (FORWARD, BACKWARD)
+OPERANDS = {"weight": "fp8_e4m3 delayed,4", "act": "fp8_e4m3 delayed,4"}
+FORWARD = qpass.Rule(**OPERANDS)
+BACKWARD = qpass.Rule(role=("dlhs", "drhs"), grad="fp8_e5m2 delayed,4", **OPERANDS)
+WHOLE = qpass.Rule(grad="fp8_e5m2 delayed,4", **OPERANDS)
 
 
 def parameters(layers=3, width=16, out=8):

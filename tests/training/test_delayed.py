@@ -10,7 +10,7 @@ import qpass
 from tests.training.common import (
     BACKWARD,
     FORWARD,
-    RULES,
+    WHOLE,
     Oracle,
     batch,
     layer,
@@ -24,7 +24,7 @@ HEAD, LAYERS = "head/dot_general.0", "layers/dot_general.0"
 
 @pytest.fixture(scope="module")
 def step():
-    return qpass.transform(jax.value_and_grad(loss), RULES)
+    return qpass.transform(jax.value_and_grad(loss), WHOLE)
 
 
 def close(one, other, rtol):
@@ -62,12 +62,19 @@ def test_six_steps_against_float64(step):
 
 
 def test_gradients_inside_are_those_of_the_helper(step):
+    """And those of the same state from outside; also where rules name the backward products."""
     params, x = parameters(), batch()
-    q = qpass.transform(loss, RULES, strict=False)
+    q = qpass.transform(loss, WHOLE)
     helped = qpass.value_and_grad(q)
+    named = qpass.transform(jax.value_and_grad(loss), (FORWARD, BACKWARD))
     state = step.init_state(params, x)
-    same(helped.init_state(params, x), state)
-    same(jax.jit(helped.apply)(state, params, x), jax.jit(step.apply)(state, params, x))
+    for other in (q, helped, named):
+        same(other.init_state(params, x), state)
+    (value, grads), _ = expected = jax.jit(step.apply)(state, params, x)
+    same(jax.jit(helped.apply)(state, params, x), expected)
+    same(jax.jit(named.apply)(state, params, x), expected)
+    outside = jax.jit(lambda state: jax.value_and_grad(q.with_state(state))(params, x))(state)
+    same(outside, (value, grads))
 
 
 def test_remat_and_its_policies_change_nothing(step):
@@ -75,7 +82,7 @@ def test_remat_and_its_policies_change_nothing(step):
     plain = steps(step, step.init_state(params, batches[0]), params, batches)
     for policy in (None, jax.checkpoint_policies.dots_saveable):
         body = jax.checkpoint(layer, policy=policy)
-        q = qpass.transform(jax.value_and_grad(lambda p, x, body=body: loss(p, x, body)), RULES)
+        q = qpass.transform(jax.value_and_grad(lambda p, x, body=body: loss(p, x, body)), WHOLE)
         again = steps(q, q.init_state(params, batches[0]), params, batches)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), again, plain)
 
@@ -225,6 +232,17 @@ def test_values_that_are_not_finite_do_not_count():
     (entry,) = state.values()
     finite = np.where(np.isfinite(x), x, 0)
     assert float(entry["act"]["history"][0]) == np.abs(finite).max()
+
+
+def test_what_is_not_differentiated_sees_no_gradient():
+    def fn(params, x):
+        return jnp.sum(jax.lax.stop_gradient(x @ params["a"]) + 3 * (x @ params["b"]))
+
+    params = {"a": jnp.eye(16), "b": jnp.eye(16)}
+    step = qpass.value_and_grad(qpass.transform(fn, WHOLE))
+    _, state = jax.jit(step.apply)(step.init_state(params, batch()), params, batch())
+    seen = {site[0]: float(entry["grad"]["history"][0]) for site, entry in state.items()}
+    assert seen == {"a": 0, "b": 3}
 
 
 def test_plan_and_weights():

@@ -7,7 +7,7 @@ import pytest
 import qpass
 from qpass import training
 from qpass.errors import CallError, StateError
-from tests.training.common import FORWARD, RULES, batch, loss, parameters
+from tests.training.common import FORWARD, WHOLE, batch, loss, parameters
 
 HEAD = "head/dot_general.0"
 
@@ -79,12 +79,15 @@ def test_something_else_than_a_state(q, state):
 
 def test_gradients_that_nobody_would_tell():
     """The state of a whole step serves the forward pass as it is, but cannot be gone on with."""
-    step = qpass.transform(jax.value_and_grad(loss), RULES)
-    q = qpass.transform(loss, FORWARD)
-    state = step.init_state(parameters(), batch())
-    jax.eval_shape(q.with_state(state), parameters(), batch())
-    with pytest.raises(StateError, match=r"does not scale head/dot_general.0 \(grad\)"):
+    q = qpass.transform(loss, WHOLE)
+    state = q.init_state(parameters(), batch())
+    forward = qpass.transform(loss, FORWARD)
+    for fn in (q, forward):
+        jax.eval_shape(fn.with_state(state), parameters(), batch())
+    with pytest.raises(StateError, match=r"as step = qpass.value_and_grad\(q\)"):
         q.apply(state, parameters(), batch())
+    with pytest.raises(StateError, match=r"does not scale head/dot_general.0 \(grad\)"):
+        forward.apply(state, parameters(), batch())
 
 
 def test_a_derivative_rule_has_no_results_of_its_own():
@@ -131,6 +134,6 @@ def test_gradients_of_what_is_no_function():
 
 
 def test_variables_without_a_state():
-    step = training.overwriting(qpass.transform(jax.value_and_grad(loss), RULES))
+    step = training.overwriting(qpass.transform(jax.value_and_grad(loss), WHOLE))
     with pytest.raises(StateError, match=r"training.variables\(params, state\).*got \['head'"):
         step(parameters(), batch())

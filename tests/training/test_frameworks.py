@@ -13,13 +13,13 @@ from flax.training.train_state import TrainState
 import qpass
 from qpass import training
 from qpass.errors import StateError
-from tests.training.common import RULES, batch, loss, parameters
+from tests.training.common import WHOLE, batch, loss, parameters
 
 
 def test_three_lines_in_a_train_state():
     """The optimizer sees parameters only; the state is overwritten, and the loss falls."""
     params, x = parameters(), batch()
-    q = qpass.transform(loss, RULES, strict=False)
+    q = qpass.transform(loss, WHOLE)
     inside = qpass.value_and_grad(q)
     step = training.overwriting(inside)
     variables = training.variables(params, inside.init_state(params, x))
@@ -60,10 +60,7 @@ def test_states_of_flax():
     """Flax's own fp8 layer, trained; what it keeps is what we keep, and either goes on from it."""
     of_e5m2 = "fp8_e5m2 delayed,8"
     delayed = "fp8_e4m3 delayed,8"
-    rules = (
-        qpass.Rule(weight=delayed, act=delayed),
-        qpass.Rule(role=("dlhs", "drhs"), weight=delayed, act=delayed, grad=of_e5m2),
-    )
+    rules = qpass.Rule(weight=delayed, act=delayed, grad=of_e5m2)
     op = nn.Dense(
         8,
         use_bias=False,
@@ -107,7 +104,7 @@ def test_variables_of_nnx():
     """The model and a Variable with the state are updated in place."""
     model = nnx.Linear(16, 8, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
-    q = qpass.transform(lambda model, x: jnp.mean(model(x) ** 2), RULES[:1])
+    q = qpass.transform(lambda model, x: jnp.mean(model(x) ** 2), WHOLE)
     step = qpass.value_and_grad(q)
     x = batch()
     past = nnx.Variable(step.init_state(model, x))
@@ -130,7 +127,7 @@ def test_checkpoints(tmp_path):
     orbax = pytest.importorskip("orbax.checkpoint")
     flax_file = pytest.importorskip("safetensors.flax")
     params, x = parameters(), batch()
-    step = qpass.transform(jax.value_and_grad(loss), RULES)
+    step = qpass.transform(jax.value_and_grad(loss), WHOLE)
     _, state = jax.jit(step.apply)(step.init_state(params, x), params, x)
 
     with orbax.StandardCheckpointer() as checkpointer:

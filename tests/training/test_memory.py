@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import qpass
-from tests.training.common import RULES
+from tests.training.common import WHOLE
 
 WIDTH, LAYERS, ROWS = 64, 6, 512
 
@@ -80,7 +80,7 @@ def peak(make, remat):
     """Temporary bytes of a whole step, and its loss after two."""
     fn, params = make(remat)
     x = jax.random.normal(jax.random.key(1), (ROWS, WIDTH))
-    step = qpass.transform(jax.value_and_grad(fn), RULES)
+    step = qpass.transform(jax.value_and_grad(fn), WHOLE)
     state = step.init_state(params, x)
     compiled = jax.jit(step.apply).lower(state, params, x).compile()
     _, state = compiled(state, params, x)
