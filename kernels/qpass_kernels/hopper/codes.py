@@ -5,6 +5,7 @@ from typing import Any
 from qpass_kernels.hopper import tiles
 from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.multiply import multiply
+from qpass_kernels.hopper.ragged import HOPPER_RAGGED
 from qpass_kernels.hopper.work import Config, Work
 from qpass_kernels.kernel import Kernel, Product, first_reason, fuses_all
 from qpass_kernels.reference import INT32_SAFE_K
@@ -74,4 +75,5 @@ HOPPER_CODES = Kernel(
     meant_for=meant_for,
     fuses=fuses_all,
     configs=configs,
+    ragged=HOPPER_RAGGED,
 )
