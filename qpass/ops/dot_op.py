@@ -6,6 +6,7 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.dimensions import dimensions
 from qpass.graph.sites import Site
 from qpass.numerics import QTensor, Scheme, decoding
+from qpass.ops.backward import BackwardProduct
 from qpass.ops.decoded import decoded
 from qpass.ops.dot_general import DotSpec, product_of, quantized_dot
 from qpass.ops.op import Decided, Op, Ran
@@ -17,14 +18,17 @@ EVERY_KERNEL = "every kernel"
 
 def dot_spec(decision: Decided, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:
     """The quantized form of a ``dot_general`` equation."""
+    scheme = decision.scheme
     return DotSpec(
         dims=dimensions(eqn),
         weight=decision.weight,
-        act=decision.scheme.act,
+        act=scheme.act,
         out=eqn.outvars[0].aval.dtype.name,
         precision=eqn.params["precision"],
         kernels=kernels,
         sharding=explicit_sharding(eqn.outvars[0].aval),
+        dlhs=scheme.dlhs and BackwardProduct("dlhs", scheme.dlhs, scheme.weight),
+        drhs=scheme.drhs and BackwardProduct("drhs", scheme.drhs, scheme.act),
     )
 
 

@@ -8,16 +8,16 @@ import jax
 
 from qpass.errors import PlanError
 from qpass.graph._jax import JaxprEqn
+from qpass.graph.dimensions import dimensions
 from qpass.graph.regions import Member
 from qpass.numerics import QTensor, Quantizer, Scheme
-from qpass.ops.axes_of_product import normalize_dims
 from qpass.ops.backward import BackwardProduct
-from qpass.ops.dot_general import DotSpec, own_key, quantized_dot
+from qpass.ops.dot_general import own_key
 from qpass.ops.layer import Layer, layers, tensor
 from qpass.ops.layout import apply_layout, partition_specs, shardable
 from qpass.ops.lora import Adapted, adapted_product
-from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
+from qpass.ops.table import OPS
 from qpass.ops.weights import Storage, fake_quantize_weight
 from qpass_kernels import Kernel
 
@@ -98,17 +98,25 @@ class QTensorOperations:
         """The product of a decided site, `Quantized` or `Adapted`; ``fed``: see `qpass.given`."""
         if isinstance(decision, Adapted):
             return adapted_product(self, decision, eqn, operands, fed or {})
-        spec = dot_spec(decision, eqn, self.kernels)
-        w = operands[spec.weight]
+        op = OPS[eqn.primitive.name]
+        spec = op.spec(decision, eqn, self.kernels)
+        x, w = (operands[side] for side in (1 - decision.weight, decision.weight))
         if decision.backward is not None:
-            g = self.unwrap(operands[1 - spec.weight])
-            return decision.backward.run(spec, g, w, decision.backward.as_forward(fed or {}))
+            as_forward = decision.backward.as_forward(fed or {})
+            return decision.backward.run(spec, self.unwrap(x), w, as_forward)
+        w = self.weight(decision, eqn, w, fed)
+        return op.run(spec, self.unwrap(x), w, tuple(operands[2:]), fed)
+
+    def weight(
+        self, decision: Quantized, eqn: JaxprEqn, w: Any, fed: Any = None
+    ) -> QTensor | Layer:
+        """The weight of a product, quantized here where it is not stored so."""
         if decision.afresh:
             w = self.unwrap(w)
-        if not self.is_wrapped(w):
-            bounds = (fed or {}).get("bounds", {}).get("weight")
-            w = fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1, w))
-        return quantized_dot(spec, self.unwrap(operands[1 - spec.weight]), w, fed)
+        if self.is_wrapped(w):
+            return w
+        bounds = (fed or {}).get("bounds", {}).get("weight")
+        return fake_quantize_weight(w, on_the_fly(decision, eqn), bounds, own_key(fed, 1, w))
 
     def region(
         self, action: Any, members: Sequence[Member], inputs: Mapping[Any, Any]
@@ -117,24 +125,8 @@ class QTensorOperations:
         return action(self, members, inputs)
 
 
-def dot_spec(decision: Quantized, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> DotSpec:
-    """The quantized form of a ``dot_general`` equation."""
-    scheme = decision.scheme
-    return DotSpec(
-        dims=normalize_dims(eqn.params["dimension_numbers"]),
-        weight=decision.weight,
-        act=scheme.act,
-        out=eqn.outvars[0].aval.dtype.name,
-        precision=eqn.params["precision"],
-        kernels=kernels,
-        sharding=explicit_sharding(eqn.outvars[0].aval),
-        dlhs=scheme.dlhs and BackwardProduct("dlhs", scheme.dlhs, scheme.weight),
-        drhs=scheme.drhs and BackwardProduct("drhs", scheme.drhs, scheme.act),
-    )
-
-
 def on_the_fly(decision: Quantized, eqn: JaxprEqn) -> Storage:
     """How a weight that is not stored is quantized at its product."""
-    contract, _ = normalize_dims(eqn.params["dimension_numbers"])
+    contract, _ = dimensions(eqn)
     axes = tuple(sorted(contract[decision.weight]))
     return Storage(decision.quantizer, axes, ())

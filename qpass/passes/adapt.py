@@ -85,6 +85,8 @@ def _adapted(
 
 
 def _why_not_here(plan: Plan, site: Site) -> str:
+    if site.op != "dot_general":
+        return f"adapters stand beside dot_general only, and this is a {site.op}"
     path, _ = site.key
     around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
     if any(eqn.primitive.name in OWN_RULE for eqn in around):

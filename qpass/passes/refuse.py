@@ -9,6 +9,7 @@ import numpy as np
 from qpass.errors import RuleError
 from qpass.graph.sites import Site
 from qpass.numerics import PerGroup
+from qpass.ops.table import OPS
 from qpass.plan import Decision, Plan
 from qpass.rules.rule import groups_fit
 from qpass.suggest import shortened
@@ -42,11 +43,11 @@ def _refuse(plan: Plan, decision: Decision) -> Decision:
 
 def why_not(site: Site) -> str | None:
     """Why this site cannot be quantized by any rule; None when it can."""
-    if site.op != "dot_general":
+    if site.op not in OPS:
         return f"no quantized form of {site.op}"
     if site.role == "tangent":
         return "a product that is linear in a tangent stays float: quantized, it has no transpose"
-    return _why_not_dtype(site) or _why_not_shape(site)
+    return _why_not_dtype(site) or _why_not_shape(site) or OPS[site.op].why_not(site)
 
 
 def _why_not_dtype(site: Site) -> str | None:
@@ -78,7 +79,8 @@ def _why_not_scheme(decision: Decision) -> str | None:
     symbolic = [str(n) for n in symbolic if not isinstance(n, int)]
     if grouped and symbolic:
         return f"groups along the symbolic size {', '.join(symbolic)}"
-    return _why_not_groups(decision) if len(grouped) == 2 else None
+    clash = _why_not_groups(decision) if len(grouped) == 2 else None
+    return clash or OPS[site.op].why_not_scheme(site, scheme)
 
 
 def _why_not_groups(decision: Decision) -> str | None:
