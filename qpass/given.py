@@ -23,23 +23,24 @@ import numpy as np
 from jax.core import Tracer
 
 from qpass import delayed
+from qpass.adapters.masks import check_masks, masked_values
 from qpass.adapters.tree import check_adapters, site_factors
 from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, iterations, nest
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
-from qpass.keys import check_key, site_keys
+from qpass.keys import check_key, leaf_keys, site_keys
 from qpass.numerics import QTensor, Quantizer
 from qpass.ops.backward import BackwardProduct
-from qpass.ops.weights import weighs
+from qpass.ops.weights import enter_program, weighs
 from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["ranges", "key", "state", "adapters"],
+    data_fields=["ranges", "key", "state", "adapters", "masks"],
     meta_fields=[],
 )
 @dataclass(frozen=True, eq=False)
@@ -51,12 +52,14 @@ class Given:
         key: for stochastic rounding (`qpass.keys`); None for none.
         state: of delayed scaling (`qpass.delayed`).
         adapters: the factors of each weight that has an adapter, by its path; empty for none.
+        masks: of each sparse weight, by its path.
     """
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
     key: jax.Array | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     adapters: Mapping[str, Any] = field(default_factory=dict)
+    masks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def feeds(plan: Plan, given: Given) -> Feeds:
@@ -67,7 +70,7 @@ def feeds(plan: Plan, given: Given) -> Feeds:
     for decision in plan.decisions:
         bounds = past.get(decision.site.key, {}) | {
             side: given.ranges[name]
-            for side, name in static_operands(plan, decision).items()
+            for side, name in _fed_ranges(plan, decision).items()
             if name in given.ranges
         }
         if bounds:
@@ -75,6 +78,12 @@ def feeds(plan: Plan, given: Given) -> Feeds:
     for site, factors in site_factors(plan, given.adapters).items():
         fed.setdefault(site, {})["lora"] = factors
     return nest(fed)
+
+
+def entered(plan: Plan, given: Given, values: Sequence[Any]) -> list[Any]:
+    """A program's inputs as its rewritten form reads them: masked, and weights quantized."""
+    masked = masked_values(plan, given.masks, values)
+    return enter_program(masked, plan.storage, leaf_keys(plan, given.key))
 
 
 def find_fault(
@@ -93,6 +102,7 @@ def find_fault(
         check_ranges(plan, given)
         check_weighed(plan, values)
         check_adapters(plan, given.adapters)
+        check_masks(plan, given.masks, values)
         check_key(plan, given.key, values)
     except QPassError as error:
         return error
@@ -133,10 +143,16 @@ def check_ranges(plan: Plan, given: Given) -> None:
         for name in static_operands(plan, decision).values()
     }
     _check_present(plan, shapes, given.ranges)
+    more = {
+        name: iterations_of(plan, decision)
+        for decision in plan.decisions
+        for name in _static_backward(decision).values()
+        if name in given.ranges
+    }
     wrong = [
         f"{name} has {'x'.join(map(str, jnp.shape(given.ranges[name][0]))) or 'one'}, "
         f"not {'x'.join(map(str, shape)) or 'one'}"
-        for name, shape in shapes.items()
+        for name, shape in (shapes | more).items()
         if any(jnp.shape(bound) != shape for bound in given.ranges[name])
     ]
     if wrong:
@@ -167,18 +183,24 @@ def _check_present(plan: Plan, wanted: Mapping[str, Any], given: Mapping[str, An
 
 
 def static_operands(plan: Plan, decision: Decision) -> dict[str, str]:
-    """Those of `operand_names` whose quantizer is static, and of the backward products."""
+    """Those of `operand_names` whose quantizer is static."""
     if decision.action is None:
         return {}
     scheme = decision.action.scheme
     static = {"act": scheme.act, "weight": scheme.weight}
     names = operand_names(plan, decision)
-    own = {side: name for side, name in names.items() if _is_static(static[side])}
-    return own | _static_backward(decision)
+    return {side: name for side, name in names.items() if _is_static(static[side])}
+
+
+def _fed_ranges(plan: Plan, decision: Decision) -> dict[str, str]:
+    """All that a site may be fed ranges for: also for its backward products, if they are run."""
+    return static_operands(plan, decision) | _static_backward(decision)
 
 
 def _static_backward(decision: Decision) -> dict[str, str]:
     """Static operands of the backward products of a forward product; see `operand_names`."""
+    if decision.action is None:
+        return {}
     scheme = decision.quantized.scheme
     products = {"dlhs": scheme.dlhs, "drhs": scheme.drhs}
     found = {}

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qpass.numerics import QTensor, Quantizer, block_sizes, quantize
+from qpass.errors import CalibrationError, QuantizeError
+from qpass.numerics import NEAREST, QTensor, Quantizer, block_sizes, quantize
 from qpass.numerics.schemes import Backward
 from qpass.ops.axes_of_product import Dims
 from qpass.ops.dot_general import DotSpec, float_dot, own_key, quantized_dot
@@ -199,10 +200,32 @@ class _Tangent:
 
     def transpose(self, g: jax.Array, *arrays: jax.Array) -> jax.Array:
         y, fed = jax.tree.unflatten(self.tree, arrays)
+        self._check(fed)
         spec = replace(self.spec, dims=self.dims.product, weight=1, sharding=self._sharding(g, y))
         out = self.product.run(spec, g, y, fed)
         back = sorted(range(out.ndim), key=self.dims.order.__getitem__)
         return lax.transpose(out, back).astype(self.dtype)
+
+    def _check(self, fed: dict) -> None:
+        """Refuse what has no key to round by, or no range.
+
+        Raises:
+            QuantizeError: the product rounds stochastically, and there is no key.
+            CalibrationError: its gradient is static, and there is no range.
+        """
+        name, product = self.product.product, self.product
+        if "key" not in fed and any(q.rounding != NEAREST for q in (product.grad, product.operand)):
+            raise QuantizeError(
+                f"Give a random key, as jax.grad(q.with_key(key))(...) with another key for each "
+                f"step: {name} rounds stochastically ({product.how})."
+            )
+        static = product.grad.is_static and not product.grad.delayed_range
+        if static and "act" not in product._fed(fed).get("bounds", {}):
+            raise CalibrationError(
+                f"Give the gradient its range, as q.with_ranges({{'<site>:{name}.grad': (lo, hi)}})"
+                f": {name} has a static quantizer ({product.how}). A capture of a function that "
+                "calls jax.grad itself finds it."
+            )
 
     def _sharding(self, g: jax.Array, y: Any) -> NamedSharding | None:
         """Of the product, where shardings are part of the types: batch axes, then free ones."""
