@@ -71,6 +71,7 @@ from qpass.numerics import nvfp4 as nvfp4
 from qpass.numerics import uint4 as uint4
 from qpass.numerics import uint8 as uint8
 from qpass.numerics.schemes import Backward as Backward
+from qpass.numerics.sparsity import NM as NM
 from qpass.ops.lora import LoRA as LoRA
 from qpass.plan import Decision as Decision
 from qpass.plan import Plan as Plan

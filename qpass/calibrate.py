@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 
 from qpass.errors import CalibrationError
-from qpass.given import Given, feeds, operand_names
+from qpass.given import Given, entered, feeds, operand_names
 from qpass.graph._jax import JaxprEqn
 from qpass.graph.dataflow import Key
 from qpass.graph.dimensions import dimensions
@@ -29,10 +29,8 @@ from qpass.graph.feeds import enclosing
 from qpass.graph.merging import Max, Min, Sum
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
-from qpass.keys import leaf_keys
 from qpass.numerics.statistics import State, merge, observe, of_one_batch, range_of
 from qpass.ops.operations import QTensorOperations
-from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
 from qpass.suggest import shortened
 
@@ -61,7 +59,7 @@ def observer(plan: Plan) -> Callable[[list, Given], Stats]:
     def run(values: list, given: Given) -> Stats:
         derivatives = plan.dataflow.derivatives
         rewriter = Rewriter(plan.actions, derivatives, operations, REBUILD, tap=tap, tap_rules=True)
-        inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
+        inputs = entered(plan, given, values)
         frame = Frame(feeds=feeds(plan, replace(given, ranges={}, state={})))
         _, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
         seen = [taps.get(tap_name(key), {}) for key in decisions]

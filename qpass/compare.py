@@ -10,18 +10,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import eval_jaxpr
 
+from qpass.adapters.masks import check_masks
 from qpass.errors import CallError
-from qpass.given import Given, feeds
+from qpass.given import Given, entered, feeds
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.graph.dataflow import Key
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
-from qpass.keys import check_key, leaf_keys
+from qpass.keys import check_key
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
-from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
 from qpass.views import (
     SiteError,
@@ -87,6 +87,7 @@ def compare(plan: Plan, call: Call, given: Given) -> Comparison:
         QuantizeError: a site rounds stochastically and no key is given.
     """
     check_key(plan, given.key, call.values)
+    check_masks(plan, given.masks, call.values)
     for leaf, value in zip(call.leaves, call.values, strict=True):
         if isinstance(value, QTensor):
             raise CallError(f"compare needs float parameters; {leaf.path} is a {value}")
@@ -121,7 +122,7 @@ def _run(plan: Plan, values: list, given: Given) -> tuple[dict, tuple[Any, Any]]
     operations = QTensorOperations(plan.kernels)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
     jaxpr = plan.program.jaxpr
-    inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
+    inputs = entered(plan, given, values)
     quantized, taps = rewriter.run(jaxpr, inputs, Frame(feeds=feeds(plan, given)))
     exact = eval_jaxpr(jaxpr, jaxpr.consts, *values)
     pairs = [

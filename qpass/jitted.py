@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from qpass.adapters.masks import as_masks
 from qpass.adapters.tree import as_adapters
 from qpass.given import Given
 from qpass.integrations.boundary import holds_objects
@@ -45,6 +46,8 @@ class Jitted:
         self.nonfinite = fn.nonfinite
         self.init_adapters = fn.init_adapters
         self.merge = fn.merge
+        self.init_masks = fn.init_masks
+        self.update_masks = fn.update_masks
 
     def with_ranges(self, ranges: Mapping[str, Any]) -> "Jitted":
         """The same with these ranges for static operands: see `Transformed.with_ranges`."""
@@ -58,9 +61,13 @@ class Jitted:
         """The same with adapters: see `Transformed.with_adapters`. They share one compilation."""
         return GivenJit(self, Given(adapters=as_adapters(adapters)))
 
+    def with_masks(self, masks: Mapping[str, Any]) -> "GivenJit":
+        """The same with masks: see `Transformed.with_masks`. They share one compilation."""
+        return GivenJit(self, Given(masks=as_masks(masks)))
+
     def knowing(self, given: Given) -> Transformed:
         """The transformed function with these values beside its arguments."""
-        own = replace(self._fn.given, key=given.key, adapters=given.adapters)
+        own = replace(self._fn.given, key=given.key, adapters=given.adapters, masks=given.masks)
         return replace(self._fn, given=own)
 
     @functools.cached_property
@@ -125,7 +132,7 @@ class Jitted:
 
 @dataclass(frozen=True, eq=False)
 class GivenJit:
-    """A `Jitted` with a random key or adapters: one more argument of what is compiled.
+    """A `Jitted` with a random key, adapters or masks: one more argument of what is compiled.
 
     Attributes:
         jitted: the function.
@@ -142,6 +149,10 @@ class GivenJit:
     def with_adapters(self, adapters: Mapping[str, Any]) -> "GivenJit":
         """The same with these adapters."""
         return replace(self, given=replace(self.given, adapters=as_adapters(adapters)))
+
+    def with_masks(self, masks: Mapping[str, Any]) -> "GivenJit":
+        """The same with these masks."""
+        return replace(self, given=replace(self.given, masks=as_masks(masks)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with its quantized products; same signature and results."""

@@ -15,7 +15,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from qpass.given import Given, feeds
+from qpass.given import Given, entered, feeds
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import enclosing
@@ -23,11 +23,9 @@ from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
-from qpass.keys import leaf_keys
 from qpass.numerics import QTensor
 from qpass.ops.layer import tensor
 from qpass.ops.operations import QTensorOperations
-from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
 from qpass.views import to_text
 from qpass.views.units import plural
@@ -138,7 +136,7 @@ def _run(plan: Plan, values: list, given: Given) -> tuple[list, dict, list]:
     operations = _Watched(plan.kernels)
     actions = {d.site.key: d.work for d in plan.decisions if _can_be_watched(plan, d)}
     rewriter = Rewriter(actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
-    inputs = enter_program(values, plan.storage, leaf_keys(plan, given.key))
+    inputs = entered(plan, given, values)
     frame = Frame(feeds=feeds(plan, given))
     results, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
     return [_count(v) for v in values], taps, [_count(operations.unwrap(v)) for v in results]

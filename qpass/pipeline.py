@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass import delayed
 from qpass.errors import QPassError
-from qpass.given import Given, feeds, find_fault
+from qpass.given import Given, entered, feeds, find_fault
 from qpass.graph.opaque import opaque_findings
 from qpass.graph.outputs import Outputs
 from qpass.graph.program import Call, Program
@@ -17,10 +17,8 @@ from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
-from qpass.keys import leaf_keys
 from qpass.numerics import Packed, QTensor
 from qpass.ops.operations import QTensorOperations
-from qpass.ops.weights import enter_program
 from qpass.plan import Decision, Plan
 from qpass.rules import Rule
 from qpass_kernels import Kernel
@@ -104,7 +102,7 @@ def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Comp
         values, beside = jax.tree.unflatten(tree, arrays)
         if fault is not None:  # the program is not run, only its notes are read
             beside = Given(key=jax.random.key(0))
-        inputs = enter_program(values, plan.storage, leaf_keys(plan, beside.key))
+        inputs = entered(plan, beside, values)
         frame = Frame(feeds=feeds(plan, beside))
         results, taps = rewriter.run(program.jaxpr, inputs, frame)
         after = delayed.advance(plan, beside.state, taps) if tap and fault is None else ()

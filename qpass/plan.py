@@ -10,6 +10,7 @@ from qpass.graph.dataflow import Dataflow, Key
 from qpass.graph.program import Program
 from qpass.graph.regions import Region
 from qpass.graph.sites import Site
+from qpass.numerics.sparsity import Masked
 from qpass.ops.lora import Adapted, Adapter
 from qpass.ops.operations import Quantized
 from qpass.ops.weights import Storage
@@ -89,6 +90,7 @@ class Plan:
         decisions: one for each site, in program order.
         storage: how each stored leaf is quantized, by index of the input.
         adapters: the adapter of each weight that has one, likewise.
+        masked: how each sparse weight is masked, likewise.
         kernels: the kernel table.
         regions: sites that are computed together with others (`qpass.graph.regions`); passes add
             them by `qpass.passes.regions.with_regions`.
@@ -105,6 +107,7 @@ class Plan:
     kernels: tuple[Kernel, ...]
     storage: Mapping[int, Storage] = field(default_factory=lambda: MappingProxyType({}))
     adapters: Mapping[int, Adapter] = field(default_factory=lambda: MappingProxyType({}))
+    masked: Mapping[int, Masked] = field(default_factory=lambda: MappingProxyType({}))
     regions: tuple[Region, ...] = ()
     platform: str = "cpu"
     strict: bool = True

@@ -62,13 +62,13 @@ def _row(
         source=site.source,
         rule=decision.rule,
         rule_text=plan.rules[decision.rule].describe() if decision.rule is not None else "",
-        scheme=f"{decision.action.scheme}{beside(decision)}" if decision.action else "",
+        scheme=f"{decision.action.scheme}{beside(plan, decision)}" if decision.action else "",
         kernel=ran.kernel,
         refused=ran.refused,
         bytes_before=before,
         bytes_after=after,
         count=site.repeats,
-        reason="" if decision.action else f"{decision.reason}{beside(decision)}",
+        reason="" if decision.action else f"{decision.reason}{beside(plan, decision)}",
         notes=(*decision.notes, *notes[site.key], *ran.told),
         slow=ran.slow,
         forward=site.forward,
@@ -76,9 +76,13 @@ def _row(
     )
 
 
-def beside(decision: Decision) -> str:
-    """What lies beside the weight of a product, as it is added to its scheme: ", lora r8"."""
-    return f", {decision.adapter.lora}" if decision.adapter else ""
+def beside(plan: Plan, decision: Decision) -> str:
+    """What there is beside quantizers, as it is added to the scheme: ", 2:4, lora r8"."""
+    leaf = decision.site.leaf
+    masked = plan.masked.get(leaf) if leaf is not None else None
+    adapter = decision.adapter
+    found = (masked and str(masked.sparsity), adapter and str(adapter.lora))
+    return "".join(f", {text}" for text in found if text)
 
 
 def _operands_from(trails: Trails, nodes: Sequence[int]) -> tuple[str, ...]:

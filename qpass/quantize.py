@@ -1,7 +1,7 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from qpass.adapters.masks import check_masks, masked_leaf
 from qpass.errors import CallError
 from qpass.graph.program import Call
 from qpass.keys import check_leaf_key, leaf_keys
@@ -24,6 +25,7 @@ def quantize_tree(
     restore: Callable[[tuple, dict], tuple[tuple, dict]],
     importance: Callable[[int], jax.Array | None],
     key: jax.Array | None,
+    masks: Mapping[str, Any],
 ) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
@@ -34,6 +36,7 @@ def quantize_tree(
         restore: arguments of the program as the caller would give them.
         importance: for a stored leaf whose range weighs errors, how much they count; else None.
         key: for leaves that are rounded stochastically.
+        masks: of sparse leaves, by path.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
@@ -43,7 +46,8 @@ def quantize_tree(
         CallError: no argument holds parameters.
         QuantizeError: a leaf that is to be stored holds NaN or infinities, or needs a key.
     """
-    values = partial(_quantize_leaves, plan, call, donate, importance, key)
+    check_masks(plan, masks, call.values)
+    values = partial(_quantize_leaves, plan, call, donate, importance, key, masks)
     return parameters(call, values, restore)
 
 
@@ -76,6 +80,7 @@ def _quantize_leaves(
     donate: bool,
     importance: Callable[[int], jax.Array | None],
     key: jax.Array | None,
+    masks: Mapping[str, Any],
 ) -> list[Any]:
     """The values of a call, one leaf after the other; an array that is two leaves only once."""
     values = list(call.values)
@@ -87,10 +92,11 @@ def _quantize_leaves(
         if storage is None or isinstance(value, QTensor):
             continue
         check_leaf_key(plan, k, key)
-        own = weighs(storage.quantizer) or k in keys
+        own = weighs(storage.quantizer) or k in keys or k in plan.masked
         same = (id(value), storage, k if own else None)
         if same not in done:
-            encode = partial(_encode, storage, partial(importance, k), keys.get(k))
+            mask = partial(masked_leaf, plan, masks, k)
+            encode = partial(_encode, storage, partial(importance, k), keys.get(k), mask)
             done[same] = _quantize_leaf(value, storage, _whose(plan, k), encode)
         values[k] = done[same]
         readers[id(value)] -= 1
@@ -129,9 +135,10 @@ def _encode(
     storage: Storage,
     importance: Callable[[], jax.Array | None],
     key: jax.Array | None,
+    mask: Callable[[Any], Any],
     value: Any,
 ) -> QTensor:
-    return encode_weight(value, storage, importance=importance(), key=key)
+    return encode_weight(mask(value), storage, importance=importance(), key=key)
 
 
 def check_tensors(call: Call) -> None:

@@ -9,6 +9,14 @@ from typing import Any, Self
 import jax
 from jax.core import Tracer, eval_jaxpr
 
+from qpass.adapters.masks import (
+    Masks,
+    as_masks,
+    check_masks,
+    init_masks,
+    masked_values,
+    update_masks,
+)
 from qpass.adapters.merge import merge
 from qpass.adapters.tree import Adapters, as_adapters, init_adapters
 from qpass.calibrate import DECAY, Stats, as_ranges, observer, update_stats
@@ -156,7 +164,8 @@ class Transformed:
         with self._enter(args, kwargs) as (boundary, call):
             plan = self._plan(call, boundary)
             importance = functools.partial(leaf_importance, plan, stats)
-            return quantize_tree(plan, call, donate, boundary.restore, importance, self.given.key)
+            given = self.given.key, self.given.masks
+            return quantize_tree(plan, call, donate, boundary.restore, importance, *given)
 
     def capture(
         self, *args: Any, stats: Stats | None = None, decay: float = DECAY, **kwargs: Any
@@ -178,6 +187,7 @@ class Transformed:
         with self._enter(args, kwargs) as (boundary, call):
             plan, key = self._plan(call, boundary), call.key()
             check_leaves(plan, call)
+            check_masks(plan, self.given.masks, call.values)
             observe = self._observers.get(key) or observer(plan)
             _remember(self._observers, key, observe, plan.program.jaxpr.consts)
             return update_stats(stats, observe(list(call.values), self.given), decay)
@@ -265,8 +275,58 @@ class Transformed:
         with self._enter(args, kwargs) as (boundary, call):
             plan, given = self._plan(call, boundary), as_adapters(adapters)
             check_leaves(plan, call)
-            merged = functools.partial(merge, plan, call.values, given, self.given.key)
+            values = masked_values(plan, self.given.masks, call.values)
+            merged = functools.partial(merge, plan, values, given, self.given.key)
             return parameters(call, merged, boundary.restore)
+
+    def init_masks(self, *args: Any, **kwargs: Any) -> Masks:
+        """Masks for the weights whose rules say ``sparsity=``, at step 0.
+
+        Args:
+            *args: the function's arguments, with float parameters.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            by path of the weight, a bool array of its shape: what is kept.
+
+        Raises:
+            CallError: no rule asks for sparsity, or such a weight comes quantized.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return init_masks(self._plan(call, boundary), call.values)
+
+    def update_masks(self, masks: Mapping[str, Any], step: Any, *args: Any, **kwargs: Any) -> Masks:
+        """The masks after a step: made anew of the weights where the rule says so, else as given.
+
+        Pure: to be called at each step, also under `jax.jit`.
+
+        Args:
+            masks: from `init_masks`.
+            step: the number of the step, which may be traced.
+            *args: the function's arguments, with float parameters.
+            **kwargs: its keyword arguments.
+
+        Raises:
+            CallError: masks of another program, or such a weight comes quantized.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return update_masks(self._plan(call, boundary), call.values, as_masks(masks), step)
+
+    def with_masks(self, masks: Mapping[str, Any]) -> Self:
+        """The same function with these masks: sparse weights are zero where they are false.
+
+        Scales are computed of what is left. Gradients go straight through to all of the weight.
+        `quantize` stores the zeros, and stored weights need no masks.
+
+        Args:
+            masks: from `init_masks`; they may be traced.
+
+        Raises:
+            CallError: they are no masks. Whether they are those of the program is known, and
+                checked, when it is called.
+        """
+        return replace(self, given=replace(self.given, masks=as_masks(masks)))
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Error of every quantized site against float, for these arguments (float parameters).

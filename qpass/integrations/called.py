@@ -43,6 +43,20 @@ class Call(Protocol):
         """The object with adapters merged into its weights."""
         ...
 
+    def init_masks(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Masks for a call."""
+        ...
+
+    def update_masks(
+        self, masks: Mapping[str, Any], step: Any, module: Any, /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Masks after a step."""
+        ...
+
+    def with_masks(self, masks: Mapping[str, Any]) -> Self:
+        """The same with masks."""
+        ...
+
     def compare(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Errors of a call."""
         ...
@@ -112,6 +126,21 @@ class CalledModule:
     def merge(self, adapters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Self:
         """The same with adapters merged into weights: see `qpass.Transformed.merge`."""
         return type(self)(self.call.merge(adapters, self.module, *args, **kwargs), self.call)
+
+    def init_masks(self, *args: Any, **kwargs: Any) -> Any:
+        """Masks for the module's sparse weights: see `qpass.Transformed.init_masks`."""
+        return self.call.init_masks(self.module, *args, **kwargs)
+
+    def update_masks(self, masks: Mapping[str, Any], step: Any, *args: Any, **kwargs: Any) -> Any:
+        """The masks after a step: see `qpass.Transformed.update_masks`."""
+        return self.call.update_masks(masks, step, self.module, *args, **kwargs)
+
+    def with_masks(self, masks: Mapping[str, Any]) -> Self:
+        """The same with masks: see `qpass.Transformed.with_masks`.
+
+        Like ranges, they belong to the structure of this object.
+        """
+        return type(self)(self.module, self.call.with_masks(masks))
 
     def compare(self, *args: Any, **kwargs: Any) -> Any:
         """Error of every quantized site against float: see `qpass.Transformed.compare`."""

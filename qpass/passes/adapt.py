@@ -1,7 +1,6 @@
 """Adapt: which weights have an adapter of low rank beside them, and at which of their products."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -16,6 +15,7 @@ from qpass.graph.sites import Site
 from qpass.ops.lora import Adapted, Adapter, LoRA
 from qpass.ops.sharded import explicit_sharding
 from qpass.passes.refuse import why_not
+from qpass.passes.weight_axes import weight_axes, weight_dims, weight_operand, why_not_plain
 from qpass.plan import Decision, Plan
 from qpass.suggest import shortened
 
@@ -69,7 +69,7 @@ def _adapted(
     """What is added at a site, or why nothing can be; the first site of a leaf says what it is."""
     site, lora = decision.site, _lora(plan, decision)
     assert lora is not None
-    why = why_not(site) or _why_not_here(plan, site)
+    why = why_not_plain(site) or why_not(site) or _why_not_here(plan, site)
     if why:
         return why
     adapter = adapters.get(leaf) or _adapter(plan, leaf, site, lora)
@@ -81,7 +81,7 @@ def _adapted(
     if isinstance(swapped, str):
         return swapped
     adapters[leaf] = adapter
-    return Adapted(lora, _side(site), swapped)
+    return Adapted(lora, weight_operand(site), swapped)
 
 
 def _why_not_here(plan: Plan, site: Site) -> str:
@@ -101,47 +101,28 @@ def _why_not_here(plan: Plan, site: Site) -> str:
     return ""
 
 
-def _side(site: Site) -> int:
-    assert site.weight is not None  # of every forward product
-    return site.weight
-
-
 def _adapter(plan: Plan, leaf: int, site: Site, lora: LoRA) -> Adapter | str:
-    origin = site.flows[_side(site)]
-    assert isinstance(origin, Origin)
+    axes = weight_axes(site)
+    if axes.fault:
+        return axes.fault
     aval = plan.program.jaxpr.invars[leaf].aval
-    contract, batch, free = (_leaf_axes(origin, dims) for dims in _dims(site))
-    if contract & free or batch & (contract | free):
-        return "a reshape before it makes one axis of what is summed over and of what is not"
-    shared = tuple(sorted(set(range(aval.ndim)) - contract - free))
+    shared = tuple(sorted(set(range(aval.ndim)) - axes.contract - axes.free))
     dtype = jnp.dtype(lora.dtype or aval.dtype).name
     path = plan.program.leaves[leaf].path
-    axes = tuple(sorted(contract)), tuple(sorted(free)), shared
-    return Adapter(path, lora, tuple(aval.shape), dtype, *axes)
-
-
-def _dims(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Contracted, batch and free dimensions of the operand that is the weight."""
-    side = _side(site)
-    contract, batch = (tuple(part[side]) for part in site.eqn.params["dimension_numbers"])
-    ndim = site.eqn.invars[side].aval.ndim
-    return contract, batch, tuple(set(range(ndim)) - {*contract, *batch})
-
-
-def _leaf_axes(origin: Origin, dims: Sequence[int]) -> frozenset[int]:
-    return frozenset().union(*(origin.axes[d] for d in dims))
+    own = tuple(sorted(axes.contract)), tuple(sorted(axes.free)), shared
+    return Adapter(path, lora, tuple(aval.shape), dtype, *own)
 
 
 def _swapped(adapter: Adapter, site: Site) -> bool | str:
     """Whether the product contracts what B has; a text where it contracts parts of both."""
-    side = _side(site)
+    side = weight_operand(site)
     origin, shape = site.flows[side], tuple(site.eqn.invars[side].aval.shape)
     assert isinstance(origin, Origin)
     try:
         sizes = [_sizes(adapter, origin, shape, k) for k in (0, 1)]
     except NotFollowedError as error:
         return f"an adapter cannot follow {error}"
-    contract, _, free = _dims(site)
+    contract, free, _ = weight_dims(site)
     for swapped, (first, second) in ((False, sizes), (True, sizes[::-1])):
         if all(first[d] == 1 for d in free) and all(second[d] == 1 for d in contract):
             whole = all(first[d] == shape[d] for d in contract)

@@ -11,6 +11,7 @@ from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
 from qpass.numerics.ranges import AbsMax, PowerOfTwo
 from qpass.numerics.schemes import Backward, Scheme, as_quantizer
+from qpass.numerics.sparsity import NM
 from qpass.ops.lora import LoRA
 from qpass.rules.selectors import (
     Selector,
@@ -38,7 +39,7 @@ _TEXT_SELECTORS: dict[str, Callable[[tuple[str, ...]], Selector]] = {
 _OPERANDS = ("weight", "act", "grad")
 _PRODUCTS = ("dlhs", "drhs")
 _BACKWARD = frozenset(_PRODUCTS)
-_BESIDE = ("lora",)
+_BESIDE = ("lora", "sparsity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class Rule:
         dlhs, drhs: how one backward product differs from what `grad` says: a quantizer of the
             gradient, or a `qpass.Backward`. Without `grad`, the other one stays float.
         lora: a `qpass.LoRA`, an adapter of low rank beside the weight; alone or with quantizers.
+        sparsity: a `qpass.NM`, which elements of the weight are zero; alone or with quantizers.
         keep: leave these contractions in float.
 
     name: what messages and plans call the rule.
@@ -90,6 +92,7 @@ class Rule:
     dlhs: BackwardLike = None
     drhs: BackwardLike = None
     lora: LoRA | None = None
+    sparsity: NM | None = None
     keep: bool = False
     name: str | None = None
 
@@ -170,6 +173,8 @@ def _check_kinds(rule: Rule) -> None:
         raise RuleError(f"Give keep=True or leave it out; got {rule.keep!r}.")
     if rule.lora is not None and not isinstance(rule.lora, LoRA):
         raise RuleError(f"Give lora= as qpass.LoRA(rank=8, alpha=16.0); got {rule.lora!r}.")
+    if rule.sparsity is not None and not isinstance(rule.sparsity, NM):
+        raise RuleError(f"Give sparsity= as qpass.NM(2, 4); got {rule.sparsity!r}.")
     if rule.name is not None and not (isinstance(rule.name, str) and rule.name.strip()):
         raise RuleError(f"Give name= a text that is not empty; got {rule.name!r}.")
 

@@ -69,7 +69,7 @@ def own(x, w):
 own.defvjp(lambda x, w: (x @ w, (x, w)), lambda res, g: (g @ res[1].T, res[0].T @ g))
 
 REFUSED = {
-    "a convolution": (conv, "no quantized form of conv_general_dilated"),
+    "a convolution": (conv, "it is a conv_general_dilated, no plain product"),
     "a derivative rule": (lambda p, x: own(x, p["w"]), "derivative rule of its own"),
     "its own gradient": (
         jax.grad(lambda p, x: jnp.sum(jnp.sin(matmul(p, x)))),
@@ -114,7 +114,9 @@ def test_a_product_that_cannot_have_one_is_named(name):
 def test_a_weight_that_devices_split_is_named():
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
     split = jax.shard_map(matmul, mesh=mesh, in_specs=(P(None, "d"), P()), out_specs=P(None, "d"))
-    with pytest.raises(RuleError, match=r"w/dot_general.0: .*the shard_map before it, which splits"):
+    with pytest.raises(
+        RuleError, match=r"w/dot_general.0: .*the shard_map before it, which splits"
+    ):
         plan(split, W, X)
 
 

@@ -1,0 +1,60 @@
+"""Which axes of a leaf the product that reads it contracts, and which are free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qpass.graph.provenance import Origin
+from qpass.graph.sites import Site
+
+MIXED = "a reshape before it makes one axis of what is summed over and of what is not"
+
+
+@dataclass(frozen=True)
+class WeightAxes:
+    """Axes of the leaf that is the weight of a plain product.
+
+    Attributes:
+        contract: those that are summed over.
+        free: those that only the result has beside them.
+        batch: those that both operands and the result have.
+    """
+
+    contract: frozenset[int]
+    free: frozenset[int]
+    batch: frozenset[int]
+
+    @property
+    def fault(self) -> str:
+        """Why they cannot be told apart; "" where they can."""
+        mixed = self.contract & self.free or self.batch & (self.contract | self.free)
+        return MIXED if mixed else ""
+
+
+def weight_operand(site: Site) -> int:
+    """Which operand of a forward product is the weight."""
+    assert site.weight is not None
+    return site.weight
+
+
+def weight_dims(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Contracted, free and batch dimensions of the operand that is the weight."""
+    side = weight_operand(site)
+    contract, batch = (tuple(part[side]) for part in site.eqn.params["dimension_numbers"])
+    ndim = site.eqn.invars[side].aval.ndim
+    return contract, tuple(set(range(ndim)) - {*contract, *batch}), batch
+
+
+def weight_axes(site: Site) -> WeightAxes:
+    """The axes of the leaf that these are."""
+    origin = site.flows[weight_operand(site)]
+    assert isinstance(origin, Origin)
+
+    def leaf(dims: Sequence[int]) -> frozenset[int]:
+        return frozenset().union(*(origin.axes[d] for d in dims))
+
+    return WeightAxes(*map(leaf, weight_dims(site)))
+
+
+def why_not_plain(site: Site) -> str:
+    """Why nothing can be beside the weight of this product; "" for a plain one."""
+    return "" if site.op == "dot_general" else f"it is a {site.op}, no plain product"
