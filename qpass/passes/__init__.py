@@ -5,6 +5,7 @@ from qpass.passes.backward import backward as backward
 from qpass.passes.match import match as match
 from qpass.passes.refuse import refuse as refuse
 from qpass.passes.sparsify import sparsify as sparsify
+from qpass.passes.route import route as route
 from qpass.passes.store import store as store
 
-PASSES = (match, refuse, backward, store, sparsify, adapt)
+PASSES = (match, refuse, route, backward, store, sparsify, adapt)
