@@ -23,6 +23,18 @@ class Call(Protocol):
         """Statistics of a call."""
         ...
 
+    def init_state(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The first state of delayed scaling."""
+        ...
+
+    def apply(self, state: Any, module: Any, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Result of a call and the next state."""
+        ...
+
+    def with_state(self, state: Any) -> Self:
+        """The same with a state of delayed scaling."""
+        ...
+
     def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
         """The same with ranges for static operands."""
         ...
@@ -95,6 +107,21 @@ class CalledModule:
     def capture(self, *args: Any, **kwargs: Any) -> Any:
         """Statistics of what the quantized products get: see `qpass.Transformed.capture`."""
         return self.call.capture(self.module, *args, **kwargs)
+
+    def init_state(self, *args: Any, **kwargs: Any) -> Any:
+        """The first state of delayed scaling: see `qpass.Transformed.init_state`."""
+        return self.call.init_state(self.module, *args, **kwargs)
+
+    def apply(self, state: Any, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Result of a call and the next state: see `qpass.Transformed.apply`."""
+        return self.call.apply(state, self.module, *args, **kwargs)
+
+    def with_state(self, state: Any) -> Self:
+        """The same with a state that stays as it is: see `qpass.Transformed.with_state`.
+
+        Like ranges, it belongs to the structure of this object: give it for an evaluation.
+        """
+        return type(self)(self.module, self.call.with_state(state))
 
     def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
         """The same with ranges for static operands: see `qpass.Transformed.with_ranges`.

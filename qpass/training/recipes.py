@@ -149,10 +149,10 @@ def aqt_fp8_full(bounds: tuple[float, ...] | None = None, **selectors: Any) -> R
         )
     types = ("fp8_e4m3", "fp8_e4m3", *["fp8_e5m2"] * 4)
     ranges = ["absmax"] * 6 if bounds is None else [f"fixed,{bound}" for bound in bounds]
-    act, weight, *backward = (
+    act, weight, grad, of_weight, other, of_act = (
         as_quantizer(name).ranged(how) for name, how in zip(types, ranges, strict=True)
     )
-    dlhs, drhs = Backward(*backward[:2]), Backward(*backward[2:])
+    dlhs, drhs = Backward(grad, of_weight), Backward(other, of_act)
     return Rule(weight=weight, act=act, dlhs=dlhs, drhs=drhs, **selectors)
 
 

@@ -13,7 +13,7 @@ from flax.training.train_state import TrainState
 import qpass
 from qpass import training
 from qpass.errors import StateError
-from tests.training.common import WHOLE, batch, loss, parameters
+from tests.training.common import FORWARD, WHOLE, batch, loss, parameters
 
 
 def test_three_lines_in_a_train_state():
@@ -145,3 +145,16 @@ def test_checkpoints(tmp_path):
     tree = jax.tree.structure(state)
     again = jax.tree.unflatten(tree, [loaded[name] for name in flat])
     jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+@pytest.mark.parametrize("jitted", [jax.jit, nnx.jit])
+def test_model_objects(jitted):
+    """A model object is called, and gives its state, as a function of its own."""
+    linear = nnx.Linear(16, 8, rngs=nnx.Rngs(0))
+    q, x = qpass.transform(linear, FORWARD), batch()
+    state = q.init_state(x)
+    out, state = jitted(lambda state, x: q.apply(state, x))(state, x)
+    assert out.shape == (12, 8)
+    (entry,) = state.values()
+    assert float(entry["weight"]["history"][0]) == float(jnp.abs(linear.kernel[...]).max())
+    np.testing.assert_array_equal(q.with_state(state)(x), q.apply(state, x)[0])
