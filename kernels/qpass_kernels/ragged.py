@@ -70,9 +70,11 @@ class RaggedMatmul:
             asked only for supported products.
         skips: whether experts without a row cost nothing, so that the layers of a stack may be
             handed over as experts, all but one layer's without a row.
+        configs: RaggedProduct -> what `run` takes as `config=`, as in `Kernel.configs`.
     """
 
     name: str
     supports: Callable[[RaggedProduct], str | None]
     run: Callable[..., Any]
     skips: bool = False
+    configs: Callable[[RaggedProduct], tuple[Any, ...]] = lambda product: ()

@@ -143,4 +143,4 @@ def _whole(x: Any, multiple: int) -> Any:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, rest)]) if rest else x
 
 
-HOPPER_RAGGED = RaggedMatmul("hopper_ragged", supports, run, skips=True)
+HOPPER_RAGGED = RaggedMatmul("hopper_ragged", supports, run, skips=True, configs=configs)

@@ -10,6 +10,7 @@ from qpass_kernels.stacks import alone
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, Config, Sizes, fitted
 from qpass_kernels.tpu.grid import Arithmetic, call, contract
+from qpass_kernels.tpu.ragged import by_visits
 
 # (m, n, k) by rows of lhs up to, the default first. Not measured: with few rows, weight blocks of
 # 2 MB stream through; with many, a byte that is read is multiplied a thousand times.
@@ -80,6 +81,13 @@ def run_stacked(
 
     `config`: one of `configs`. `interpret`: True or a `pltpu.InterpretParams` runs anywhere.
     """
+    operands = (lhs, lhs_scale, stack, stack_scale)
+    chosen = config or configs(product)[0]
+    return call(product, chosen, arithmetic(product), operands, index, interpret)
+
+
+def arithmetic(product: Product) -> Arithmetic:
+    """Multiply codes as they are, or as floats where the chip has no product of them."""
     sums = jnp.int32 if product.integer else jnp.float32
     native = not product.integer or chip.here().int8
 
@@ -90,10 +98,7 @@ def run_stacked(
         w = w.astype(jnp.int8) if product.rhs == "int4" else w
         return contract(x, w, 1, preferred_element_type=sums)
 
-    arithmetic = Arithmetic(dot, sums)
-    operands = (lhs, lhs_scale, stack, stack_scale)
-    chosen = config or configs(product)[0]
-    return call(product, chosen, arithmetic, operands, index, interpret)
+    return Arithmetic(dot, sums)
 
 
 def _by_floats(x: Any, w: Any) -> Any:
@@ -108,5 +113,12 @@ def _by_floats(x: Any, w: Any) -> Any:
 
 run = alone(run_stacked)
 TPU_CODES = Kernel(
-    "tpu_codes", ("tpu",), supports, run, run_stacked, meant_for=meant_for, configs=configs
+    "tpu_codes",
+    ("tpu",),
+    supports,
+    run,
+    run_stacked,
+    meant_for=meant_for,
+    configs=configs,
+    ragged=by_visits("tpu_codes", supports, configs, arithmetic),
 )

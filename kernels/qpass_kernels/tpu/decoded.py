@@ -10,6 +10,7 @@ from qpass_kernels.stacks import alone
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, SUBLANES, Config, Sizes, fitted
 from qpass_kernels.tpu.grid import Arithmetic, call, contract
+from qpass_kernels.tpu.ragged import by_visits
 
 # (m, n, k) by rows of lhs up to, the default first. Not measured: decoding a block of the weight
 # pays with many rows, and takes six bytes a code while it lasts.
@@ -99,6 +100,13 @@ def run_stacked(
 
     `config`: one of `configs`. `interpret`: True or a `pltpu.InterpretParams` runs anywhere.
     """
+    operands = (lhs, lhs_scale, stack, stack_scale)
+    chosen = config or configs(product)[0]
+    return call(product, chosen, arithmetic(product), operands, index, interpret)
+
+
+def arithmetic(product: Product) -> Arithmetic:
+    """Multiply in the float type of the left operand, or in bfloat16."""
     kind = jnp.float32 if product.lhs == "float32" else jnp.bfloat16
     precision = lax.Precision.HIGHEST if kind == jnp.float32 else lax.Precision.DEFAULT
     params = {"precision": precision, "preferred_element_type": jnp.float32}
@@ -108,10 +116,7 @@ def run_stacked(
             return contract(x.astype(kind), w.astype(kind), 1, **params)
         return contract(x.astype(kind), _decoded(w, scale, product.group).astype(kind), 0, **params)
 
-    arithmetic = Arithmetic(dot, jnp.float32)
-    operands = (lhs, lhs_scale, stack, stack_scale)
-    chosen = config or configs(product)[0]
-    return call(product, chosen, arithmetic, operands, index, interpret)
+    return Arithmetic(dot, jnp.float32)
 
 
 def _decoded(w: Any, scale: Any, group: int) -> Any:
@@ -128,5 +133,12 @@ def _decoded(w: Any, scale: Any, group: int) -> Any:
 
 run = alone(run_stacked)
 TPU_DECODED = Kernel(
-    "tpu_decoded", ("tpu",), supports, run, run_stacked, meant_for=meant_for, configs=configs
+    "tpu_decoded",
+    ("tpu",),
+    supports,
+    run,
+    run_stacked,
+    meant_for=meant_for,
+    configs=configs,
+    ragged=by_visits("tpu_decoded", supports, configs, arithmetic),
 )

@@ -72,6 +72,13 @@ class Blocks:
         blocks = -(-self.product.groups // self.groups)
         return blocks, self.groups, self.config.n
 
+    @property
+    def scratch(self) -> list[Any]:
+        """Memory for the sums, and for group scales of the weight."""
+        sums = pltpu.VMEM((self.config.m, self.config.n), self.sums)
+        grouped = self.product.rhs_scale == "group"
+        return [sums, pltpu.VMEM(self.turned, jnp.float32)] if grouped else [sums]
+
 
 def call(
     product: Product,
@@ -92,32 +99,34 @@ def call(
         interpret: True or a `pltpu.InterpretParams` runs on any platform.
     """
     blocks = Blocks(product, config, arithmetic)
-    arrays, specs = _operands(product, config, *operands)
+    arrays, specs = with_blocks(product, config, *operands)
     out = result_type(product, (*operands, index))
-    scratch = [pltpu.VMEM((config.m, config.n), blocks.sums)]
-    if product.rhs_scale == "group":
-        scratch.append(pltpu.VMEM(blocks.turned, jnp.float32))
     grid = (product.batch, pl.cdiv(product.m, config.m), pl.cdiv(product.n, config.n), blocks.steps)
     return pl.pallas_call(
-        lambda _, *refs: _body(blocks, *refs),
+        lambda _, *refs: body(blocks, pl.program_id(3), refs, store),
         out_shape=out,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
             in_specs=specs,
             out_specs=pl.BlockSpec((None, config.m, config.n), lambda b, i, j, k, _: (b, i, j)),
-            scratch_shapes=scratch,
+            scratch_shapes=blocks.scratch,
         ),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=min(vmem(product, config) * 5 // 4, here().vmem),
+            vmem_limit_bytes=memory_limit(product, config),
         ),
         interpret=interpret,
         name=f"qpass_{product.lhs}_{product.rhs}",
     )(jnp.reshape(index, (1,)), *arrays)
 
 
-def _operands(
+def memory_limit(product: Product, config: Config) -> int:
+    """Bytes of a core's memory that a kernel asks for."""
+    return min(vmem(product, config) * 5 // 4, here().vmem)
+
+
+def with_blocks(
     product: Product, config: Config, lhs: Any, lhs_scale: Any, stack: Any, stack_scale: Any
 ) -> tuple[list, list]:
     """Arrays and their blocks: x, w, x scale unless there is none, w scale.
@@ -147,13 +156,20 @@ def _operands(
     return arrays, [*specs, spec]
 
 
-def _body(blocks: Blocks, x: Any, w: Any, *refs: Any) -> None:
-    """One step along K for a block of the result.
+def store(out: Any, total: Any) -> None:
+    """Write a block of the result."""
+    out[...] = total.astype(out.dtype)
 
-    `refs`: x scale unless there is none, w scale, result, sums, turned w scale if it is grouped.
+
+def body(blocks: Blocks, step: Any, refs: tuple, store: Callable[[Any, Any], None]) -> None:
+    """One step along K for a block of the result, which `store` writes in the end.
+
+    `refs`: x, w, x scale unless there is none, w scale, result, sums, turned w scale if it is
+    grouped.
     """
-    product, step = blocks.product, pl.program_id(3)
-    refs = refs if product.lhs_scale != "none" else (None, *refs)
+    x, w, *rest = refs
+    product = blocks.product
+    refs = tuple(rest) if product.lhs_scale != "none" else (None, *rest)
     refs = refs if product.rhs_scale == "group" else (*refs, None)
     x_scale, w_scale, out, acc, w_groups = refs
 
@@ -179,7 +195,7 @@ def _body(blocks: Blocks, x: Any, w: Any, *refs: Any) -> None:
         total = acc[...].astype(jnp.float32)
         total = total * x_scale[...].T if product.lhs_scale == "row" else total
         total = total * w_scale[...] if product.rhs_scale == "row" else total
-        out[...] = total.astype(out.dtype)
+        store(out, total)
 
 
 def _turn(blocks: Blocks, scale: Any, turned: Any) -> None:
