@@ -83,10 +83,10 @@ fuzz: $(VENV)/test.stamp ## Check random programs, FUZZ_EXAMPLES=500 in each tes
 	FUZZ_PROFILE=many $(VENV)/bin/python -m pytest -n $(WORKERS) tests/fuzz $(ARGS)
 
 # With a plugin in the environment itself every program would look for a GPU when it starts.
-aot: $(COMPILERS)/compilers.stamp ## Compile every kernel for H200 and TPU v5e, v6e, v7x, none of them there (1.1 GB)
+aot: $(COMPILERS)/compilers.stamp ## Compile the kernels for H200 and TPU v5e, v5p, v6e, v7x, none of them there (1.1 GB)
 	PYTHONPATH=$(CURDIR)/$(COMPILERS)/cuda TPU_LIBRARY_PATH=$(CURDIR)/$(COMPILERS)/tpu/libtpu/libtpu.so \
 	TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu \
-	$(VENV)/bin/python -m pytest -n $(WORKERS) -m aot tests/aot $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) -m aot tests/aot --aot-results bench/results/aot.json $(ARGS)
 
 test-browser: $(VENV)/test.stamp chromium ## Open the HTML pages in headless Chromium
 	$(VENV)/bin/python -m pytest -m browser $(ARGS)

@@ -2,6 +2,7 @@
 
 from qpass_bench.gpu.cases import CASES
 from tests.kernels.oracle import product
+from tests.kernels.ragged_oracle import ragged
 
 SIZES = [  # m, n, k
     (1, 4096, 4096),
@@ -26,29 +27,62 @@ KINDS = [  # lhs, rhs, group, whether lhs is grouped as well
     ("float8_e4m3fn", "float8_e5m2", None, False),
     ("float8_e4m3fn", "float8_e4m3fn", 128, True),
 ]
+FAR = [(16, 14336, 4096), (4096, 4096, 4096)]  # sizes whose other settings are compiled too
 PRODUCTS = [
     product(m, n, k, lhs, rhs, group=group, lhs_group=lhs_group, out="bfloat16")
     for m, n, k in SIZES
     for lhs, rhs, group, lhs_group in KINDS
 ] + [case.product for case in CASES]
+RAGGED_SIZES = [(8, 1536, 2048, 128), (4096, 1536, 2048, 128), (4096, 14336, 4096, 8)]
+RAGGED = [
+    ragged(m, n, k, experts, lhs, rhs, group=group, lhs_group=lhs_group, out="bfloat16")
+    for m, n, k, experts in RAGGED_SIZES
+    for lhs, rhs, group, lhs_group in KINDS
+]
 
 
 def name(p):
     """A product in a few words, as a test's name."""
     group = f"-g{p.group}" if p.grouped else ""
-    return f"{p.lhs}-{p.rhs}{group}-{p.m}x{p.n}x{p.k}"
+    experts = f"x{p.experts}" if hasattr(p, "experts") else ""
+    return f"{p.lhs}-{p.rhs}{group}-{p.m}x{p.n}x{p.k}{experts}"
 
 
-def cases(kernels):
-    """(kernel, product, number of its setting) for all that the kernels take, and their names."""
+def cases(kernels, *, closely=False):
+    """(kernel, product, number of its setting) for what the kernels take, and their names.
+
+    The default of each; `closely`: for a few sizes, and those that are timed on a GPU, also the
+    settings that ask most of a device.
+    """
     found = [
         (kernel, p, number)
         for kernel in kernels
         for p in PRODUCTS
         if kernel.meant_for(p) and kernel.supports(p) is None
-        for number in range(len(kernel.configs(p)) or 1)
+        for number in (ends(kernel.configs(p)) if closely and _is_looked_at(p) else [0])
     ]
     return found, [f"{kernel.name}-{name(p)}-{number}" for kernel, p, number in found]
+
+
+def ragged_cases(kernels):
+    """(ragged kernel, ragged product, 0 for its default setting), and their names."""
+    takes = [(p, [k.ragged for k in kernels if _takes(k.ragged, p)]) for p in RAGGED]
+    found = [(ragged[0], p, 0) for p, ragged in takes if ragged]
+    return found, [f"{kernel.name}-{name(p)}" for kernel, p, _ in found]
+
+
+def _takes(ragged_kernel, p):
+    return ragged_kernel is not None and ragged_kernel.supports(p) is None
+
+
+def _is_looked_at(p):
+    return (p.m, p.n, p.k) in FAR or p in [case.product for case in CASES]
+
+
+def ends(configs):
+    """Numbers of the default, of the largest tile, and of the last setting."""
+    sizes = [config.m * getattr(config, "n", 1) * config.k for config in configs] or [0]
+    return sorted({0, sizes.index(max(sizes)), len(sizes) - 1})
 
 
 def call(kernel, p, number):
@@ -56,3 +90,15 @@ def call(kernel, p, number):
     configs = kernel.configs(p)
     chosen = {"config": configs[number]} if configs else {}
     return lambda *operands: kernel.run(p, *operands, **chosen)
+
+
+def config(kernel, p, number):
+    """A setting as text; nothing where the kernel has none."""
+    configs = kernel.configs(p)
+    return str(configs[number]) if configs else ""
+
+
+def found(reports):
+    """What of the assembler's reports goes into the record of a case."""
+    fields = ("registers", "spilled", "shared", "products")
+    return {"kernels": [{field: getattr(report, field) for field in fields} for report in reports]}

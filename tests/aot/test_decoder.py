@@ -12,7 +12,7 @@ from qpass_kernels import KERNELS
 from tests.aot.devices import h200, lower
 
 pytestmark = pytest.mark.aot
-LAYER = dataclasses.replace(decoder.Shape(), layers=1, vocab=1024)
+LAYER = dataclasses.replace(decoder.LLAMA, layers=1, vocab=1024)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every setting of the Hopper kernels with something after the product, compiled for an H200."""
+"""Hopper kernels with something after the product, compiled for an H200."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper import HOPPER_KERNELS
 from qpass_kernels.tuning.ptxas import compile_and_report
 from tests.aot.devices import h200, lower, shapes
-from tests.aot.products import call, name
+from tests.aot.products import call, config, ends, found, name
 from tests.kernels.oracle import product
 from tests.kernels.oracle_epilogue import abstract
 
@@ -36,13 +36,13 @@ PRODUCTS = [
 
 
 def _cases():
-    """All settings with the longest epilogue, the default with the others."""
+    """Settings at the ends with the longest epilogue, the default with the others."""
     for p in PRODUCTS:
         kernel = next(k for k in HOPPER_KERNELS if k.meant_for(p) and k.supports(p) is None)
         for epilogue in (ALL, *OTHERS):
-            count = len(kernel.configs(p)) or 1
             whole = replace(p, epilogue=epilogue)
-            for number in range(count if epilogue == ALL else kernel.fuses(whole)):
+            first = [0] * kernel.fuses(whole)
+            for number in ends(kernel.configs(p)) if epilogue == ALL else first:
                 yield kernel, whole, number
 
 
@@ -60,7 +60,7 @@ def seen():
     CASES,
     ids=[f"{k.name}-{name(p)}-{p.epilogue.activation}-{i}" for k, p, i in CASES],
 )
-def test_compiles_without_spills(kernel, p, number, seen):
+def test_compiles_without_spills(kernel, p, number, seen, record):
     assert kernel.fuses(p)
     fn, device = call(kernel, p, number), h200()
     lowered = []
@@ -77,3 +77,5 @@ def test_compiles_without_spills(kernel, p, number, seen):
     assert reports or kernels in seen
     seen.add(kernels)
     assert [report.fault for report in reports if report.fault] == []
+    product = f"{name(p)}, {p.epilogue}"
+    record("H200", kernel.name, product, config(kernel, p, number), **found(reports))
