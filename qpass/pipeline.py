@@ -76,6 +76,28 @@ def make_plan(program: Program, options: Options, platform: str) -> Plan:
         strict=options.strict,
         findings=opaque_findings(dataflow),
     )
+    return _decided(plan, options)
+
+
+def plan_for(plan: Plan, options: Options, platform: str) -> Plan:
+    """The plan for another platform: what its kernels can do is decided again."""
+    if platform == plan.platform:
+        return plan
+    bare = Plan(
+        program=plan.program,
+        dataflow=plan.dataflow,
+        rules=plan.rules,
+        decisions=tuple(Decision(decision.site) for decision in plan.decisions),
+        kernels=plan.kernels,
+        platform=platform,
+        strict=plan.strict,
+        findings=opaque_findings(plan.dataflow),
+        rewritten_notes=plan.rewritten_notes,
+    )
+    return _decided(bare, options)
+
+
+def _decided(plan: Plan, options: Options) -> Plan:
     for apply in options.passes:
         plan = apply(plan)
     return plan

@@ -118,7 +118,7 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     Sites of equal shapes and schemes share the look-up.
     """
     site, action = decision.site, decision.quantized
-    weight = abstract_weight(site.eqn.invars[action.weight].aval, _storage(plan, decision))
+    weight = abstract_weight(site.eqn.invars[action.weight].aval, storage_at(plan, decision))
     op = OPS[site.op]
     spec = op.spec(action, site.eqn, plan.kernels)
     aval = site.eqn.invars[1 - action.weight].aval
@@ -129,7 +129,7 @@ def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     return chosen[key]
 
 
-def _storage(plan: Plan, decision: Decision) -> Storage:
+def storage_at(plan: Plan, decision: Decision) -> Storage:
     """How the weight of a product is quantized, with column sums where its leaf has them."""
     leaf = decision.site.leaf
     sums = decision.stored and leaf is not None and plan.storage[leaf].sums

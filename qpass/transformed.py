@@ -29,7 +29,7 @@ from qpass.importance import leaf_importance
 from qpass.integrations.boundary import Boundary, enter, explain_update
 from qpass.keys import as_key
 from qpass.nonfinite import NonFinite, nonfinite
-from qpass.pipeline import Compiled, Options, float_aval, is_qtensor, make_plan, rewrite
+from qpass.pipeline import Compiled, Options, float_aval, is_qtensor, make_plan, plan_for, rewrite
 from qpass.plan import Plan, known_platform
 from qpass.quantize import (
     check_leaves,
@@ -134,7 +134,7 @@ class Transformed:
         """
         with self._enter(args, kwargs) as (boundary, call):
             plan = self._compile(call, boundary).plan
-        return replace(plan, platform=known_platform(platform or jax.default_backend()))
+        return plan_for(plan, self.options, known_platform(platform or jax.default_backend()))
 
     def quantize(
         self, *args: Any, donate: bool = False, stats: Stats | None = None, **kwargs: Any

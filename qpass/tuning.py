@@ -12,7 +12,7 @@ import jax
 from qpass.api import transform
 from qpass.errors import CallError
 from qpass.graph._jax import params_jaxprs
-from qpass.ops.matmul import describe, quantized_matmul_p
+from qpass.ops.matmul import describe, quantized_matmul_p, without_extra
 from qpass.rules import Rule
 from qpass_kernels import KERNELS, Kernel, Product
 from qpass_kernels.kernel import ALIASES
@@ -96,7 +96,7 @@ def products(jaxpr: Any) -> tuple[Product, ...]:
 def _products(jaxpr: Any) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive is quantized_matmul_p:
-            avals = tuple(v.aval for v in eqn.invars)
+            avals, _ = without_extra([v.aval for v in eqn.invars], eqn.params["epilogue"])
             # Kernels that look codes up are timed on decoded ones, as all others.
             yield describe(avals, *(eqn.params[k] for k in ("group", "out", "stored"))).decoded
         for inner in params_jaxprs(eqn):

@@ -113,6 +113,16 @@ class Product:
         return tuple(d for d in ("batch", "m", "n", "k") if not isinstance(getattr(self, d), int))
 
 
+def fuses_nothing(product: Product) -> bool:
+    """For `Kernel.fuses`: no epilogue."""
+    return False
+
+
+def fuses_all(product: Product) -> bool:
+    """For `Kernel.fuses`: every epilogue, whatever the product."""
+    return True
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute products.
@@ -157,7 +167,7 @@ class Kernel:
     ragged: RaggedMatmul | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
     slow: Callable[[Product, bool, str], str] = lambda product, padded, decoded: ""
-    fuses: Callable[[Product], bool] = lambda product: False
+    fuses: Callable[[Product], bool] = fuses_nothing
     configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()
 
 
@@ -234,11 +244,6 @@ def runs_on(kernel: Kernel, platform: str) -> bool:
 def is_for(kernel: Kernel, platform: str, product: Product) -> bool:
     """Whether a kernel is to be asked at all: it runs there, and is meant for such products."""
     return runs_on(kernel, platform) and kernel.meant_for(product)
-
-
-def fuses_all(product: Product) -> bool:
-    """For `Kernel.fuses`: every epilogue, whatever the product."""
-    return True
 
 
 def portable(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:

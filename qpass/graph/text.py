@@ -25,7 +25,7 @@ from qpass.graph.equation import dot_equation
 from qpass.graph.higher_order import bodies
 
 INDENT = "    "
-FOLDED = frozenset({"quantized_dot", "encode_weight"})
+FOLDED = frozenset({"quantized_dot", "quantized_dot_followed", "encode_weight"})
 
 
 def to_text(jaxpr: Jaxpr, folded: Collection[str] = FOLDED) -> str:
@@ -141,7 +141,8 @@ def _product(params: Mapping, avals: Sequence[Any]) -> str:
     k = avals[0].shape[2]
     group = "" if params["group"] == k else f", groups of {params['group']}"
     layer = f", a layer of {avals[1].shape[0]}" if avals[1].ndim == 4 else ""
-    return f"{lhs} x {rhs} -> {dtype_short(np.dtype(params['out']))}{group}{layer}"
+    then = f", then {params['epilogue']}" if params["epilogue"] else ""
+    return f"{lhs} x {rhs} -> {dtype_short(np.dtype(params['out']))}{group}{layer}{then}"
 
 
 def _named(*keys: str) -> Callable[[Mapping, Sequence[Any]], str]:

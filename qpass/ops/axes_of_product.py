@@ -72,17 +72,31 @@ def restore(
     out: jax.Array, layout: Layout, dims: Dims, weight: int, x_shape: tuple, w_shape: tuple
 ) -> jax.Array:
     """``[B, M, N]`` to batch, lhs free, rhs free, each in the order of the operand."""
+    names, wanted = _orders(layout, dims, weight)
+    shapes = {"b": w_shape, "x": x_shape, "w": w_shape}
+    full = lax.reshape(out, tuple(shapes[kind][d] for kind, d in names))
+    return lax.transpose(full, tuple(names.index(name) for name in wanted))
+
+
+def flatten_like_result(value: jax.Array, layout: Layout, dims: Dims, weight: int) -> jax.Array:
+    """What `restore` turned back: ``[B, M, N]``, or 1 for sizes that are 1 in ``value``."""
+    names, wanted = _orders(layout, dims, weight)
+    value = lax.transpose(value, tuple(wanted.index(name) for name in names))
+    b, f = len(layout.x_batch), len(layout.x_free)
+    parts = (value.shape[:b], value.shape[b : b + f], value.shape[b + f :])
+    return lax.reshape(value, tuple(math.prod(part) for part in parts))
+
+
+def _orders(layout: Layout, dims: Dims, weight: int) -> tuple[list, list]:
+    """Axes of a result, as a kernel gives them and as ``dot_general`` does."""
     names = [
         *(("b", d) for d in layout.w_batch),
         *(("x", d) for d in layout.x_free),
         *(("w", d) for d in layout.w_free),
     ]
-    shapes = {"b": w_shape, "x": x_shape, "w": w_shape}
-    full = lax.reshape(out, tuple(shapes[kind][d] for kind, d in names))
     batch = [("b", d) for d in dims[1][weight]]
     free = [[("x", d) for d in sorted(layout.x_free)], [("w", d) for d in sorted(layout.w_free)]]
-    wanted = batch + (free[1] + free[0] if weight == 0 else free[0] + free[1])
-    return lax.transpose(full, tuple(names.index(name) for name in wanted))
+    return names, batch + (free[1] + free[0] if weight == 0 else free[0] + free[1])
 
 
 def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from qpass.graph._jax import varying_axes
 from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
 from qpass.numerics.clipping import in_range
-from qpass.ops.axes_of_product import Dims, Layout, flatten, lay_out, restore
+from qpass.ops.axes_of_product import Dims, Layout, flatten, flatten_like_result, lay_out, restore
 from qpass.ops.in_place import right_operand
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.matmul import describe, quantized_matmul
@@ -28,8 +28,9 @@ from qpass.ops.rows import is_by_rows, quantize_rows
 from qpass.ops.sharded import product_of_codes
 from qpass.ops.static import whole_range
 from qpass.ops.straight_through import dequantize, straight_through
-from qpass.ops.zero_points import KernelCall, Sizes, kernel_call
+from qpass.ops.zero_points import KernelCall, Sizes, kernel_call, unchanged
 from qpass_kernels import Kernel, Product
+from qpass_kernels.epilogue import Epilogue
 
 
 class Derivative(Protocol):
@@ -95,22 +96,59 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     if spec.sharding is not None:
         with jax.named_scope(QUANTIZED_SCOPE):
             return sharded_dot(spec, x, w, fed)
+    return product(spec, x, given, fed)
+
+
+@dataclass(frozen=True)
+class Follow:
+    """What follows a product in its kernel.
+
+    Attributes:
+        epilogue: see `qpass_kernels.epilogue`.
+        operands: what it asks for, of the result's shape; the bias with 1 for all axes but those
+            that only the weight has.
+        out: dtype name of the result.
+    """
+
+    epilogue: Epilogue
+    operands: tuple[jax.Array, ...]
+    out: str
+
+
+def product(
+    spec: DotSpec, x: jax.Array, given: QTensor | Layer, fed: dict, follow: Follow | None = None
+) -> jax.Array:
+    """The product by a kernel; with something after it only where `is_plain`."""
+    w = tensor(given)
     layout = lay_out(spec.dims, spec.weight, x.ndim, w)
     call = _kernel_call(spec, layout, x, w, fed)
     lhs, rhs, rhs_scale, *rest = call.operands
     right = right_operand(given, layout, rhs, rhs_scale)
+    after = {} if follow is None else _in_layout(spec, layout, follow, lhs.shape[0])
     out = quantized_matmul(
         lhs,
         rest[0] if rest else None,
         right.codes,
         right.scale,
         group=call.group,
-        out=call.out,
+        out=call.out if follow is None else follow.out,
         kernels=spec.kernels,
         index=right.index,
         stored=right.stored,
+        **after,
     )
     return restore(call.finish(out), layout, spec.dims, spec.weight, x.shape, w.shape)
+
+
+def _in_layout(spec: DotSpec, layout: Layout, follow: Follow, batch: Any) -> dict[str, Any]:
+    """What follows a product, as the kernel is given it."""
+    extra = []
+    for name, value in zip(follow.epilogue.operands, follow.operands, strict=True):
+        value = flatten_like_result(value, layout, spec.dims, spec.weight)
+        if name == "bias":
+            value = jnp.broadcast_to(value.astype(jnp.float32)[:, 0], (batch, value.shape[2]))
+        extra.append(value if name == "bias" else value.astype(follow.out))
+    return {"epilogue": follow.epilogue, "extra": extra}
 
 
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
@@ -255,6 +293,20 @@ def as_kernels_take(lhs: Operand) -> Operand:
     if scale.shape[2] > 1:
         scale = jnp.repeat(scale, lhs.group, 2)[..., : lhs.codes.shape[2]]
     return floats(lhs.codes * scale)
+
+
+def is_plain(spec: DotSpec, x: Any, w: QTensor) -> bool:
+    """Whether nothing is left to do with a kernel's result: no operand has zero points."""
+    known: list[bool] = []
+
+    def look(x: Any, w: QTensor) -> tuple[jax.Array, ...]:
+        layout = lay_out(spec.dims, spec.weight, x.ndim, w)
+        call = _kernel_call(spec, layout, x, w, {"key": jax.random.key(0)})
+        known.append(call.finish is unchanged)
+        return call.operands
+
+    jax.eval_shape(look, x, w)
+    return known[-1]
 
 
 def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:

@@ -10,6 +10,7 @@ be such as kernels do not know: those that read tables (``Kernel.reads``) get th
 stored, and for all others they are decoded here.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from qpass.graph._jax import Primitive, ShapedArray
 from qpass.numerics import QType, dtype_of, from_stored, table_of
 from qpass.ops.by_kernel import run_by_kernel
 from qpass_kernels import Kernel, Product, select
+from qpass_kernels.epilogue import NOTHING, Epilogue, finish
+from qpass_kernels.kernel import run_whole
 
 quantized_matmul_p = Primitive("quantized_matmul")
 
@@ -35,6 +38,8 @@ def quantized_matmul(
     kernels: tuple[Kernel, ...],
     index: jax.Array | None = None,
     stored: QType | None = None,
+    epilogue: Epilogue = NOTHING,
+    extra: Sequence[jax.Array] = (),
 ) -> jax.Array:
     """Product of quantized operands in the kernels' canonical form.
 
@@ -49,6 +54,8 @@ def quantized_matmul(
         index: int32 scalar, which layer of the stacks; None where there are none.
         stored: the type of rhs, a type with a table, where codes are as they are stored: elements
             of four bits, or bytes ``[..., ceil(bits * K / 8)]``. None: a dtype that kernels know.
+        epilogue: what follows the product, before the cast to ``out``.
+        extra: what that asks for: the bias float32 ``[B, N]``, the others ``[B, M, N]`` in ``out``.
 
     Returns:
         ``[B, M, N]`` in ``out``.
@@ -56,8 +63,23 @@ def quantized_matmul(
     rest = tuple(x for x in (lhs_scale, index) if x is not None)
     name = jnp.dtype(out).name
     return quantized_matmul_p.bind(
-        lhs, rhs, rhs_scale, *rest, group=group, out=name, kernels=kernels, stored=stored
+        lhs,
+        rhs,
+        rhs_scale,
+        *rest,
+        *extra,
+        group=group,
+        out=name,
+        kernels=kernels,
+        stored=stored,
+        epilogue=epilogue,
     )
+
+
+def without_extra(operands: Sequence[Any], epilogue: Epilogue) -> tuple[tuple, tuple]:
+    """The operands of the product, and those of what follows it."""
+    count = len(operands) - len(epilogue.operands)
+    return tuple(operands[:count]), tuple(operands[count:])
 
 
 def one_layer(lhs: Any, rhs: Any, rhs_scale: Any, *rest: Any) -> tuple[Any, ...]:
@@ -77,7 +99,13 @@ def _is_stacked(rhs: Any) -> bool:
     return rhs.ndim == 4
 
 
-def describe(shapes: tuple[Any, ...], group: int, out: str, stored: QType | None) -> Product:
+def describe(
+    shapes: tuple[Any, ...],
+    group: int,
+    out: str,
+    stored: QType | None,
+    epilogue: Epilogue = NOTHING,
+) -> Product:
     """The kernels' description of a product, from its operands (anything with shape and dtype).
 
     Args:
@@ -85,6 +113,7 @@ def describe(shapes: tuple[Any, ...], group: int, out: str, stored: QType | None
         group: elements of K per scale.
         out: dtype name of the result.
         stored: the type of codes that kernels do not know.
+        epilogue: what follows the product.
     """
     lhs, rhs, rhs_scale, *rest = shapes
     batch, m, k = lhs.shape
@@ -101,6 +130,7 @@ def describe(shapes: tuple[Any, ...], group: int, out: str, stored: QType | None
         lhs_scale=_layout(scales[0]) if scales else "none",
         rhs_scale=_layout(rhs_scale),
         table=stored and table_of(stored),
+        epilogue=epilogue,
     )
 
 
@@ -109,31 +139,39 @@ def _layout(scale: Any) -> Any:
     return "row" if one else "group"
 
 
-def _run(*operands, group, out, kernels, stored, platform):
-    picked = select(kernels, platform, describe(operands, group, out, stored))
+def _run(*operands, group, out, kernels, stored, epilogue, platform):
+    operands, extra = without_extra(operands, epilogue)
+    whole = describe(operands, group, out, stored, epilogue)
+    picked = select(kernels, platform, whole)
     kernel, product = picked.kernel, picked.product
     stored = None if product.table is not None else stored
     if kernel.run_stacked is not None and _is_stacked(operands[1]) and stored is None:
         lhs, stack, scales, *rest, index = operands
-        return kernel.run_stacked(product, lhs, rest[0] if rest else None, stack, scales, index)
+        arrays = (lhs, rest[0] if rest else None, stack, scales, index)
+        return run_whole(whole, kernel.run_stacked, product, *arrays, *extra)
     lhs, rhs, rhs_scale, *rest = one_layer(*operands)
     if stored is not None:
         rhs, unit, _ = from_stored(rhs, stored, product.k)
         rhs_scale = rhs_scale if unit == 1 else rhs_scale * unit
-    return kernel.run(product, lhs, rest[0] if rest else None, rhs, rhs_scale)
+    arrays = (lhs, rest[0] if rest else None, rhs, rhs_scale)
+    return run_whole(whole, kernel.run, product, *arrays, *extra)
 
 
-def _abstract(*avals: ShapedArray, stored: QType | None, out: str, **_: Any) -> Any:
+def _abstract(
+    *avals: ShapedArray, stored: QType | None, out: str, epilogue: Epilogue, **_: Any
+) -> Any:
     """Shape from the operands; sharding and varying axes as the plain product would have them."""
 
     def plain(*operands):
+        operands, extra = without_extra(operands, epilogue)
         lhs, rhs, *_ = one_layer(*operands)
         rhs = from_stored(rhs, stored, lhs.shape[2]).codes if stored else rhs
         low, high = jnp.bfloat16, jnp.dtype(out)
         contract = (((2,), (2,)), ((0,), (0,)))
-        return jax.lax.dot_general(
+        total = jax.lax.dot_general(
             lhs.astype(low), rhs.astype(low), contract, preferred_element_type=high
         )
+        return finish(epilogue, total, extra, high)
 
     if _is_plain(avals):
         lhs, rhs = avals[:2]
@@ -149,6 +187,8 @@ def _is_plain(avals: tuple) -> bool:
 def _batch(args: tuple, dims: tuple, **params: Any) -> tuple[Any, int]:
     """Batching: a mapped operand joins the kernel's batch, or its rows when the other is not."""
     size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    if params["epilogue"]:
+        return _batch_followed(args, dims, size, params)
     args, dims, index = _without_index(args, dims)
     lhs, rhs = (args[0], *args[3:]), args[1:3]
     lhs_dims, rhs_dims = (dims[0], *dims[3:]), dims[1:3]
@@ -161,6 +201,26 @@ def _batch(args: tuple, dims: tuple, **params: Any) -> tuple[Any, int]:
         out = quantized_matmul_p.bind(lhs[0], *rows, *lhs[1:], **params)
         return _out_of_axis(out, 2, size)
     joined = [_into_batch(a, d, size) for a, d in zip(args, dims, strict=True)]
+    out = quantized_matmul_p.bind(*joined, **params)
+    return jnp.reshape(out, (size, -1, *out.shape[1:])), 0
+
+
+def _batch_followed(args: tuple, dims: tuple, size: int, params: dict) -> tuple[Any, int]:
+    """Batching of a product with an epilogue: rows where weight and bias are not mapped."""
+    epilogue = params["epilogue"]
+    args, extra = without_extra(args, epilogue)
+    dims, extra_dims = without_extra(dims, epilogue)
+    args, dims, index = _without_index(args, dims)
+    every = [*zip((*args, *extra), (*dims, *extra_dims), strict=True)]
+    shared = {1, 2, *([len(args)] if epilogue.bias else [])}  # the weight, its scales, the bias
+    if all(every[k][1] is None for k in shared):
+        rows = [a if k in shared else _into_rows(a, d, size) for k, (a, d) in enumerate(every)]
+        rows[len(args) : len(args)] = index
+        return _out_of_axis(quantized_matmul_p.bind(*rows, **params), 1, size)
+    if index:  # a layer that all examples share: cut out, as it joins the batch
+        cut = one_layer(*args, *index)
+        every[1:3] = [(layer, None) for layer in cut[1:3]]
+    joined = [_into_batch(a, d, size) for a, d in every]
     out = quantized_matmul_p.bind(*joined, **params)
     return jnp.reshape(out, (size, -1, *out.shape[1:])), 0
 
@@ -207,7 +267,7 @@ def _out_of_axis(out: Any, axis: int, size: int) -> tuple[Any, int]:
 
 run_by_kernel(
     quantized_matmul_p,
-    ("group", "out", "kernels", "stored"),
+    ("group", "out", "kernels", "stored", "epilogue"),
     run=_run,
     abstract=_abstract,
     batch=_batch,

@@ -26,6 +26,7 @@ def operands(p, seed=0):
     size = np.abs(oracle.exact(p, lhs, lhs_scale, rhs, rhs_scale)[0]).mean()
     rng = np.random.default_rng(seed + 1)
     extra = [jnp.asarray(rng.standard_normal(x.shape), x.dtype) for x in abstract(p)]
+    assert rhs_scale is not None
     return lhs, lhs_scale, rhs, rhs_scale / np.float32(size), *extra
 
 
