@@ -275,6 +275,7 @@ class Transformed:
         with self._enter(args, kwargs) as (boundary, call):
             plan, given = self._plan(call, boundary), as_adapters(adapters)
             check_leaves(plan, call)
+            check_masks(plan, self.given.masks, call.values)
             values = masked_values(plan, self.given.masks, call.values)
             merged = functools.partial(merge, plan, values, given, self.given.key)
             return parameters(call, merged, boundary.restore)
