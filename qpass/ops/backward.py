@@ -72,7 +72,8 @@ class BackwardProduct:
         kept = self.residual(y, dims.product, 1, fed)
         arrays, tree = jax.tree.flatten((kept, fed))
         out = jnp.dtype(t.dtype).name
-        return apply_linear(_Tangent(self, spec, side, dims, out, tree), t, *arrays)
+        function = _Tangent(self, spec, side, dims, out, _sharding(t, dims.order), tree)
+        return apply_linear(function, t, *arrays)
 
     def residual(self, y: Any, dims: Dims, side: int, fed: dict) -> QTensor | jax.Array:
         """What is kept of the other operand: codes where those of the forward product serve.
@@ -180,6 +181,7 @@ class _Tangent:
         side: which operand of it is the residual.
         dims: of the backward product.
         dtype: name of that of the tangent.
+        sharding: of the backward product, where shardings are part of the types.
         tree: of the residual operand and of what is fed.
     """
 
@@ -188,6 +190,7 @@ class _Tangent:
     side: int
     dims: _Dims
     dtype: str
+    sharding: NamedSharding | None
     tree: Any
 
     def __call__(self, t: jax.Array, *arrays: jax.Array) -> jax.Array:
@@ -201,7 +204,7 @@ class _Tangent:
     def transpose(self, g: jax.Array, *arrays: jax.Array) -> jax.Array:
         y, fed = jax.tree.unflatten(self.tree, arrays)
         self._check(fed)
-        spec = replace(self.spec, dims=self.dims.product, weight=1, sharding=self._sharding(g, y))
+        spec = replace(self.spec, dims=self.dims.product, weight=1, sharding=self.sharding)
         out = self.product.run(spec, g, y, fed)
         back = sorted(range(out.ndim), key=self.dims.order.__getitem__)
         return lax.transpose(out, back).astype(self.dtype)
@@ -227,22 +230,14 @@ class _Tangent:
                 "calls jax.grad itself finds it."
             )
 
-    def _sharding(self, g: jax.Array, y: Any) -> NamedSharding | None:
-        """Of the product, where shardings are part of the types: batch axes, then free ones."""
-        if self.spec.sharding is None:
-            return None
-        (g_contract, y_contract), (g_batch, y_batch) = self.dims.product
-        known = [_names(g, g.ndim), _names(y, y.ndim)]
-        taken = (set(g_contract) | set(g_batch), set(y_contract) | set(y_batch))
-        spec = [known[0][d] for d in g_batch]
-        spec += [n for k in (0, 1) for d, n in enumerate(known[k]) if d not in taken[k]]
-        return NamedSharding(self.spec.sharding.mesh, PartitionSpec(*spec))
 
-
-def _names(x: Any, ndim: int) -> Sequence[Any]:
-    sharding = None if isinstance(x, QTensor) else explicit_sharding(jax.typeof(x))
-    spec = tuple(sharding.spec) if sharding is not None else ()
-    return (*spec, *[None] * (ndim - len(spec)))
+def _sharding(t: jax.Array, order: tuple[int, ...]) -> NamedSharding | None:
+    """Of an array with the axes of t in that order, where shardings are part of the types."""
+    sharding = explicit_sharding(jax.typeof(t))
+    if sharding is None:
+        return None
+    names = (*sharding.spec, *[None] * (t.ndim - len(sharding.spec)))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(names[d] for d in order)))
 
 
 def _transposed(dims: Dims, side: int, ndims: tuple[int, int]) -> _Dims:
