@@ -92,7 +92,7 @@ def _einsum(
 
 
 def odd(op: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """A contraction that has no quantized form."""
+    """A ragged product, or a contraction that has no quantized form."""
     w = w.astype(x.dtype)
     if op == "conv":
         return lax.conv(reshaped(x, (1, 2, 4)), reshaped(w, (3, 2, 2)), (1,), "SAME")

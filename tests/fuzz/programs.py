@@ -91,7 +91,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Odd:
-    """A contraction that stays float whatever the rules say: ``conv``, ``ragged``, ``integer``."""
+    """A contraction of its own kind: ``ragged``, or one that stays float: ``conv``, ``integer``."""
 
     op: str = "conv"
     x: int = 0

@@ -20,14 +20,17 @@ many = settings(settings.get_profile(f"fuzz {os.environ.get('FUZZ_PROFILE', 'few
 
 INT8 = qpass.Rule(path="**", weight="int8", act="int8")
 FLOAT = ("dot_general", "ragged_dot_general", "conv_general_dilated")
-QUANTIZED = "quantized_matmul"
+QUANTIZED = "quantized"
+PRIMITIVES = {name: name for name in FLOAT} | dict.fromkeys(
+    ("quantized_matmul", "ragged_matmul"), QUANTIZED
+)
 OF_RULES = {"fwd", "bwd", "jvp"}  # programs of custom derivative rules, which no jaxpr shows
 
 
 def contractions(jaxpr: Any) -> Counter:
     """How many of each are in a jaxpr and below, once for each place that calls it."""
     names = (eqn.primitive.name for eqn in equations(jaxpr))
-    return Counter(name for name in names if name in (*FLOAT, QUANTIZED))
+    return Counter(PRIMITIVES[name] for name in names if name in PRIMITIVES)
 
 
 def is_of_rule(site: Any) -> bool:
