@@ -11,6 +11,7 @@ import jax
 
 from qpass.adapters.masks import as_masks
 from qpass.adapters.tree import as_adapters
+from qpass.delayed import as_state
 from qpass.given import Given
 from qpass.integrations.boundary import holds_objects
 from qpass.keys import as_key
@@ -44,6 +45,7 @@ class Jitted:
         self.compare = fn.compare
         self.capture = fn.capture
         self.nonfinite = fn.nonfinite
+        self.init_state = fn.init_state
         self.init_adapters = fn.init_adapters
         self.merge = fn.merge
         self.init_masks = fn.init_masks
@@ -65,10 +67,20 @@ class Jitted:
         """The same with masks: see `Transformed.with_masks`. They share one compilation."""
         return GivenJit(self, Given(masks=as_masks(masks)))
 
+    def with_state(self, state: Mapping[str, Any]) -> "GivenJit":
+        """The same with a state: see `Transformed.with_state`. States share one compilation."""
+        return GivenJit(self, Given(state=as_state(state)))
+
+    def apply(self, state: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Its result and the state after this step: see `Transformed.apply`.
+
+        Options are those of the function: to donate the state, jit `Transformed.apply` itself.
+        """
+        return GivenJit(self, Given()).apply(state, *args, **kwargs)
+
     def knowing(self, given: Given) -> Transformed:
         """The transformed function with these values beside its arguments."""
-        own = replace(self._fn.given, key=given.key, adapters=given.adapters, masks=given.masks)
-        return replace(self._fn, given=own)
+        return replace(self._fn, given=replace(given, ranges=self._fn.given.ranges))
 
     @functools.cached_property
     def taking_given(self) -> "Jitted":
@@ -80,6 +92,16 @@ class Jitted:
         # As jax.jit looks up names of arguments: they are those of the function.
         functools.update_wrapper(informed, self._fn, updated=())
         return Jitted(self._fn, self._options, informed)
+
+    @functools.cached_property
+    def recording(self) -> "Jitted":
+        """The same; it gives the next state of delayed scaling as well."""
+
+        def recorded(*args: Any, qpass_given: Given, **kwargs: Any) -> Any:
+            return self.knowing(qpass_given).apply(qpass_given.state, *args, **kwargs)
+
+        functools.update_wrapper(recorded, self._fn, updated=())
+        return Jitted(self._fn, self._options, recorded)
 
     @functools.cached_property
     def _stateful(self) -> Any:
@@ -132,7 +154,7 @@ class Jitted:
 
 @dataclass(frozen=True, eq=False)
 class GivenJit:
-    """A `Jitted` with a random key, adapters or masks: one more argument of what is compiled.
+    """A `Jitted` with a key, adapters, masks or a state: one more argument of what is compiled.
 
     Attributes:
         jitted: the function.
@@ -153,6 +175,15 @@ class GivenJit:
     def with_masks(self, masks: Mapping[str, Any]) -> "GivenJit":
         """The same with these masks."""
         return replace(self, given=replace(self.given, masks=as_masks(masks)))
+
+    def with_state(self, state: Mapping[str, Any]) -> "GivenJit":
+        """The same with this state of delayed scaling."""
+        return replace(self, given=replace(self.given, state=as_state(state)))
+
+    def apply(self, state: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Its result and the state after this step: see `Transformed.apply`."""
+        given = self.with_state(state).given
+        return self.jitted.recording(*args, qpass_given=given, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with its quantized products; same signature and results."""

@@ -77,6 +77,23 @@ def test_gradients_inside_are_those_of_the_helper(step):
     same(outside, (value, grads))
 
 
+def test_a_jitted_step(step):
+    """`qpass.jit` of a whole step, with options of `jax.jit`; one compilation for all states."""
+
+    @qpass.jit(rules=WHOLE, static_argnames="scale")
+    def train(params, x, scale):
+        return jax.value_and_grad(lambda p: scale * loss(p, x))(params)
+
+    params, x = parameters(), batch()
+    state = train.init_state(params, x, scale=1)
+    same(state, step.init_state(params, x))
+    _, state = train.apply(state, params, x, scale=1)
+    result, after = train.apply(state, params, x, scale=1)
+    same((result, after), steps(step, step.init_state(params, x), params, [x, x]))
+    assert train.recording._cache_size() == 1
+    same(train.with_state(state)(params, x, scale=1), result)
+
+
 def test_remat_and_its_policies_change_nothing(step):
     params, batches = parameters(), [batch(0), batch(1)]
     plain = steps(step, step.init_state(params, batches[0]), params, batches)
