@@ -2,8 +2,8 @@
 
 ``python docs/build.py`` puts every example file, and the table of types, into its page.
 ``--numerics`` measures the errors of all types again; ``--performance`` rewrites the performance
-page, its pictures and its pages of all figures from ``bench/results``; ``--frameworks`` runs the
-tests behind the table of frameworks and transforms.
+page, its pictures and its pages of all figures from ``bench/results``; ``--training`` its part of
+the page on training; ``--frameworks`` runs the tests behind the table of frameworks and transforms.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qpass_bench.pages import numeric_types, performance
+from qpass_bench.pages import numeric_types, performance, training
 from qpass_bench.running.progress import Stages
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- example: (\S+) -->)(?:\n+```python\n.*?```)?", re.DOTALL)
 OUTPUT = re.compile(r"(<!-- output: (\S+), ([\w ]+) -->)(?:\n+```text\n.*?```)?", re.DOTALL)
+FIGURES = re.compile(r"(<!-- figures: training -->).*(<!-- end of figures -->)", re.DOTALL)
 TYPES = re.compile(r"(<!-- table: types -->)(?:\n+\|[^\n]*(?:\n\|[^\n]*)*)?")
 
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--numerics", action="store_true")
     parser.add_argument("--performance", action="store_true")
+    parser.add_argument("--training", action="store_true")
     parser.add_argument("--frameworks", action="store_true")
     arguments = parser.parse_args()
     put_examples()
@@ -72,6 +74,8 @@ def main() -> None:
         _numerics()
     if arguments.performance:
         _performance()
+    if arguments.training:
+        _training()
     if arguments.frameworks:
         _frameworks()
 
@@ -82,6 +86,15 @@ def _performance() -> None:
     for name, make in performance.files(results).items():
         (DOCS / name).write_text(make(), encoding="utf-8")
     (DOCS / "performance.md").write_text(performance.performance(results), encoding="utf-8")
+
+
+def _training() -> None:
+    """The figures on the page on training, and the picture that it shows."""
+    report = _result("train-demo-cpu")
+    page = DOCS / "training.md"
+    text = f"\\1\n\n{training.section(report).strip()}\n\n\\2"
+    page.write_text(FIGURES.sub(text, page.read_text(encoding="utf-8")), encoding="utf-8")
+    (DOCS / "images" / "training.svg").write_text(training.picture(report), encoding="utf-8")
 
 
 def _numerics() -> None:

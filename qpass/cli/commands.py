@@ -37,6 +37,8 @@ Platform = Annotated[
     str | None, typer.Option(help="Choose kernels for cpu, cuda or tpu; else for this machine.")
 ]
 
+MISSED = 1
+
 
 def main() -> None:
     """Run the command line and end the process with its status."""
@@ -104,6 +106,31 @@ def demo(
         result = demo.run(options.quick(asked) if quick else asked, terminal.results(quiet=json))
         if json:
             print(terminal.to_json(result))
+
+
+@app.command("train-demo")
+def train_demo(
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this .svg.")] = None,
+    json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps; not to quote.")] = False,
+    seeds: Annotated[int, typer.Option(help="Trainings of each kind.", min=1)] = 3,
+    traceback: Traceback = False,
+) -> None:
+    """Train small models on real data, in float and quantized; status 1 if any is too far off."""
+    with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
+        from qpass_bench.pages import training
+        from qpass_bench.training import demo
+
+        report = demo.run(demo.Options(seeds, quick), terminal.progress())
+        terminal.write(out, lambda: terminal.to_json(report))
+        terminal.write(plot, lambda: training.picture(report))
+        print(terminal.to_json(report)) if json else terminal.results().print(
+            training.shown(report)
+        )
+        missed = not quick and demo.missed(report)
+    if missed:
+        raise typer.Exit(MISSED)
 
 
 app.command()(bench)

