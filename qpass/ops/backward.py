@@ -133,9 +133,11 @@ class BackwardProduct:
         """Quantized as in the forward product, which contracts what is free here."""
         _, free = _roles(dims, side, y.ndim)
         assert self.forward is not None  # else its codes would not serve
+        if self.product == "dlhs":
+            storage = Storage(self.forward, free, ())
+            return fake_quantize_weight(y, storage, self._theirs(fed), own_key(fed, 1, y))
         quantizer, bounds = whole_range(self.forward, self._theirs(fed), y.ndim)
-        number = 1 if self.product == "dlhs" else 0
-        q = quantize(y, quantizer, free, bounds=bounds, key=own_key(fed, number, y))
+        q = quantize(y, quantizer, free, bounds=bounds, key=own_key(fed, 0, y))
         return replace(lax.optimization_barrier(q), latent=y)
 
     def _afresh(self, y: jax.Array, dims: Dims, side: int, fed: dict) -> QTensor:
