@@ -64,9 +64,10 @@ def draw(shape: Shape, seed: int = 0) -> dict[str, Any]:
 
 
 def empty_cache(shape: Shape, length: int) -> list[dict[str, Any]]:
-    """Keys and values of every layer: `[1, KV, length, H]`."""
-    zeros = jnp.zeros((1, shape.kv_heads, length, shape.head_dim), jnp.bfloat16)
-    return [{"k": zeros, "v": zeros} for _ in range(shape.layers)]
+    """Keys `[1, KV, H, length]` and values `[1, KV, length, H]` of every layer."""
+    sizes = (1, shape.kv_heads, length, shape.head_dim)
+    values = jnp.zeros(sizes, jnp.bfloat16)
+    return [{"k": values.swapaxes(2, 3), "v": values} for _ in range(shape.layers)]
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ class Decoder:
         split = lambda y, heads: y.reshape(*y.shape[:2], heads, s.head_dim)  # noqa: E731
         turned = lambda y: rotate(y, rope).astype(y.dtype)  # noqa: E731
         q, k = turned(split(h @ w["q"], s.heads)), turned(split(h @ w["k"], s.kv_heads))
-        new = {"k": k, "v": split(h @ w["v"], s.kv_heads)}
+        v = split(h @ w["v"], s.kv_heads)
+        write = lax.dynamic_update_slice
         cache = {
-            name: lax.dynamic_update_slice(cache[name], y.swapaxes(1, 2), (0, 0, position, 0))
-            for name, y in new.items()
+            "k": write(cache["k"], k.transpose(0, 2, 3, 1), (0, 0, 0, position)),
+            "v": write(cache["v"], v.swapaxes(1, 2), (0, 0, position, 0)),
         }
         mixed = attend(q, cache["k"], cache["v"], position)
         x = x + mixed.reshape(*x.shape[:2], -1) @ w["o"]
