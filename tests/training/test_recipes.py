@@ -1,6 +1,7 @@
 """Recipes: what each expands to, by the page; gradients beside float; MaxText's mixed precision."""
 
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import qpass
 from qpass.errors import RuleError, StateError
 from qpass.numerics.schemes import Backward
 from qpass.training import recipe, recipes
+from tests.jaxprs import count, equations
 from tests.training.common import batch, loss, parameters
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
@@ -82,6 +84,44 @@ def test_gradients_beside_float(name):
     pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(float_gradients()), strict=True)
     gaps = [float(jnp.abs(a - b).mean() / jnp.abs(b).mean()) for a, b in pairs]
     assert 0 < max(gaps) < BOUNDS[name]
+
+
+E4M3, E5M2 = "float8_e4m3fn", "float8_e5m2"
+# Operands of the forward and of the backward products: the gradient is on the left.
+PRODUCTS = {
+    "fp8_delayed_scaling": ((E4M3, E4M3), (E5M2, E4M3)),
+    "fp8_blocks": ((E4M3, E4M3), (E4M3, E4M3)),
+    "aqt_fp8": ((E4M3, E4M3), None),
+    "aqt_fp8_full": ((E4M3, E4M3), (E5M2, E5M2)),
+    "int8": (("int8", "int8"), ("int8", "int8")),
+    "int4": (("int4", "int4"), ("int4", "int4")),
+    "fp8_current_scaling": ((E4M3, E4M3), (E5M2, E4M3)),
+    "fp8_full": ((E4M3, E4M3), (E5M2, E4M3)),
+    "mxfp8": ((E4M3, E4M3), (E4M3, E4M3)),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if k < 4 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(PRODUCTS)],
+)
+def test_three_products_of_codes_for_each_site(name):
+    """Two sites, of which one is scanned; none of the products is one of floats."""
+    params, x = parameters(width=32), batch(rows=64, width=32)
+    step = qpass.value_and_grad(qpass.transform(loss, recipe(name)))
+    try:
+        program = jax.make_jaxpr(step.apply)(step.init_state(params, x), params, x)
+    except StateError:
+        program = jax.make_jaxpr(step)(params, x)
+    products = Counter(
+        tuple(v.aval.dtype.name for v in eqn.invars[:2])
+        for eqn in equations(program.jaxpr)
+        if eqn.primitive.name == "quantized_matmul"
+    )
+    forward, backward = PRODUCTS[name]
+    of_codes = 0 if backward is None else 4
+    assert products == +(Counter({forward: 2}) + Counter({backward: of_codes}))
+    assert count(program.jaxpr, "dot_general") == 4 - of_codes
 
 
 def test_local_gradients_of_weights():
