@@ -10,7 +10,7 @@ one. Gradients go straight through; the products for them are ordinary ragged on
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from qpass.ops.dot_general import (
     without_clipped,
 )
 from qpass.ops.dot_op import DOT_GENERAL
+from qpass.ops.in_place import Right, right_operand
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.op import Decided, Op, Ran
 from qpass.ops.ragged_matmul import describe, ragged_matmul
@@ -143,9 +144,8 @@ def quantized_ragged(
         fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
     fed = lax.stop_gradient(fed or {})
-    w = cast(QTensor, tensor(w))
     if spec.dot.act is not None and spec.dot.act.is_masked:
-        x = without_clipped(spec.dot, x, w, fed)
+        x = without_clipped(spec.dot, x, tensor(w), fed)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
     arrays, tree = jax.tree.flatten((fed, group_sizes, w))
     return _ragged((spec, tree), x, *arrays)
@@ -154,17 +154,32 @@ def quantized_ragged(
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _ragged(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
-    fed, group_sizes, w = jax.tree.unflatten(tree, arrays)
+    fed, group_sizes, given = jax.tree.unflatten(tree, arrays)
+    w = tensor(given)
     layout = _lay_out(spec, x.ndim, w)
     call = _call(spec, layout, x, w, group_sizes, fed)
+    stack = _stack(spec, layout, given, call)
     params = {"group": call.group, "out": spec.dot.out, "kernels": spec.dot.kernels}
 
     def product(lhs, rhs, rhs_scale, sizes, *lhs_scale):
         scale = lhs_scale[0] if lhs_scale else None
-        return ragged_matmul(lhs, scale, rhs, rhs_scale, sizes, **params)
+        if stack is not None:
+            rhs, rhs_scale = stack.codes, stack.scale
+        index = None if stack is None else stack.index
+        return ragged_matmul(lhs, scale, rhs, rhs_scale, sizes, **params, index=index)
 
     out = _over_batches(product, call.operands)
     return restore(out, layout, spec.dot.dims, 1, x.shape, w.shape)
+
+
+def _stack(spec: RaggedSpec, layout: Layout, w: QTensor | Layer, call: _Call) -> Right | None:
+    """The stack that a layer of experts lies in; None where it cannot be read in place."""
+    _, codes, scale, *_ = call.operands
+    if not isinstance(w, Layer) or codes.shape[0] != 1 or w.stack.zero is not None:
+        return None
+    place = replace(layout, w_batch=(*layout.w_batch, spec.expert))
+    right = right_operand(w, place, codes[0], scale[0])
+    return None if right.index is None or right.stored is not None else right
 
 
 def _over_batches(product: Any, operands: tuple[jax.Array, ...]) -> jax.Array:
@@ -178,6 +193,7 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     spec, tree = static
     x, *arrays = primals
     fed, group_sizes, w = jax.tree.unflatten(tree, arrays)
+    w = tensor(w)
     out = _ragged(static, *primals)
     dx, dw = tangents[0], tangents[-1] if w.latent is not None else None
     terms = []

@@ -143,10 +143,20 @@ def test_layers_of_a_scan_are_as_layers_one_by_one():
     stored = q.quantize({"w": w}, x, sizes)
     assert stored["w"].scale.size == layers * E * K
     np.testing.assert_array_equal(np.asarray(got), np.asarray(jax.jit(q)(stored, x, sizes)))
+    assert reads_in_place(jax.jit(q).lower(stored, x, sizes).as_text(), layers)
     one_layer = jax.jit(qpass.transform(experts, INT8))
     for layer in w:
         x = one_layer({"w": layer}, x, sizes)
     np.testing.assert_array_equal(np.asarray(got), np.asarray(x))
+
+
+def reads_in_place(program: str, layers: int) -> bool:
+    """Whether codes of all layers reach a kernel, and none are cut out of the stack."""
+    whole = (
+        f"tensor<{layers * E}x{K}x{K}xi8>" in program
+        or f"tensor<{layers * E}x1x{K}x{K}xi8>" in program
+    )
+    return whole and f"tensor<1x{E}x{K}x{K}xi8>" not in program
 
 
 def test_static_ranges_are_captured_and_used():
