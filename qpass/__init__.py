@@ -15,6 +15,7 @@ from qpass.api import transform as transform
 from qpass.calibrate import load_stats as load_stats
 from qpass.calibrate import ranges as ranges
 from qpass.calibrate import save_stats as save_stats
+from qpass.calibrate import unseen_experts as unseen_experts
 from qpass.calibrate import update_stats as update_stats
 from qpass.compare import Comparison as Comparison
 from qpass.errors import CalibrationError as CalibrationError

@@ -87,6 +87,8 @@ def _tap(
         operand = weight if side == "weight" else 1 - weight
         channels = _channels(plan, decision, eqn) if side == "act" else None
         parts = observe(operations.unwrap(operands[operand]), channels)
+        if channels is not None:
+            parts["sum"] |= _rows_of_experts(eqn, operands)
         seen[name] = {kind: _MERGED[kind](part) for kind, part in parts.items()}
     return seen
 
@@ -103,6 +105,31 @@ def _channels(plan: Plan, decision: Decision, eqn: JaxprEqn) -> tuple[int, ...] 
     act = 1 - decision.quantized.weight
     contract, batch = dimensions(eqn)
     return (*batch[act], *contract[act])
+
+
+def _rows_of_experts(eqn: JaxprEqn, operands: list) -> State:
+    """Of a ragged product, how many rows each expert has."""
+    if eqn.primitive.name != "ragged_dot_general":
+        return {}
+    sizes = operands[2]
+    return {
+        "experts": jnp.sum(jnp.reshape(sizes, (-1, sizes.shape[-1])), axis=0, dtype=jnp.float32)
+    }
+
+
+def unseen_experts(stats: Stats) -> dict[str, np.ndarray]:
+    """The experts that no row reached while statistics were captured.
+
+    The range of activations is one for all experts, so these have a valid one, but nothing is known
+    of the rows that they will see.
+
+    Returns:
+        for each site of a mixture of experts with any, by name, their numbers ``[count]``; inside
+        of scans ``[count, loops + 1]``, each with the iteration before it.
+    """
+    rows = {name: np.asarray(s["experts"]) for name, s in stats.items() if "experts" in s}
+    found = {name: np.argwhere(seen == 0) for name, seen in rows.items()}
+    return {name: at[:, 0] if rows[name].ndim == 1 else at for name, at in found.items() if len(at)}
 
 
 def _unmerged(tap: Mapping[str, Any]) -> State:

@@ -163,7 +163,13 @@ def test_static_ranges_are_captured_and_used():
     params, x = arrays()
     sizes = jnp.array(SIZES["even"], jnp.int32)
     q = qpass.transform(experts, qpass.Rule(weight="int8", act="int8 static"))
-    static = q.with_ranges(qpass.ranges(q.capture(params, x, sizes)))
+    some = q.capture(params, x, jnp.array([0, 0, 40, 0], jnp.int32))
+    assert {k: list(v) for k, v in qpass.unseen_experts(some).items()} == {
+        "w/ragged_dot_general.0": [0, 1, 3]
+    }
+    stats = q.capture(params, x, sizes, stats=some)
+    assert qpass.unseen_experts(stats) == {}
+    static = q.with_ranges(qpass.ranges(stats))
     want = np.asarray(experts(params, x, sizes))
     got = np.asarray(jax.jit(static)(params, x, sizes))
     assert abs(got - want).sum() < 0.03 * abs(want).sum()
