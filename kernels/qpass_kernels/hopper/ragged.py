@@ -77,8 +77,9 @@ def configs(product: RaggedProduct) -> tuple[Config, ...]:
 def _step(product: RaggedProduct) -> int:
     """Elements of K in a step: whole lines of shared memory, and within a group or whole groups."""
     long = product.grouped and product.group % 128
-    if product.weight_only:
-        return 64 if long or not product.grouped or product.k % 128 else 128
+    if product.weight_only:  # int8 widened to 16 bits leaves no registers for longer steps
+        whole = product.rhs == "int4" and product.grouped and product.k % 128 == 0
+        return 128 if whole and not long else 64
     return 64 if long else 128
 
 

@@ -23,7 +23,9 @@ from qpass_kernels.ragged_tiles import Tiles
 
 CONSUMERS = 2
 WIDTH = ROWS * CONSUMERS  # rows of the weight in a tile
-COPYING = 40  # registers of a thread that only issues copies
+# Registers of a thread that only issues copies, where tiles have up to 128 rows, and above: there
+# the others need all that it can spare. With fewer some are spilled.
+COPYING, COPYING_MUCH = 72, 40
 LINE = 8  # rows that lie together in shared memory
 APART = 16  # bytes between rows that are stored alone, so that they lie in different banks
 PIECE = 64  # rows of a result that are stored at once
@@ -162,7 +164,7 @@ class _Program:
         return plgpu.emit_pipeline_warp_specialized(
             step,
             grid=(self.steps,),
-            memory_registers=COPYING,
+            memory_registers=COPYING if self.config.m <= 128 else COPYING_MUCH,
             in_specs=self.arithmetic.specs(*at),
             max_concurrent_steps=self.config.steps,
             wg_axis="warpgroup",
