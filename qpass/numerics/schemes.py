@@ -77,6 +77,7 @@ class Backward:
 
     def __str__(self) -> str:
         named = " x ".join(str(q) for q in (self.operand, self.grad) if q)
+        named = f"operand {named}" if self.operand and not self.grad else named
         kept = "" if self.residuals == "original" else "with the codes of the forward product"
         return " ".join(filter(None, (named, kept)))
 

@@ -274,11 +274,20 @@ def _group(quantizer: QuantizerLike) -> int | Fraction | None:
 def _check_static(rule: Rule) -> None:
     """A captured range is one for a whole activation."""
     given = {operand: getattr(rule, operand) for operand in _OPERANDS}
+    for field in _PRODUCTS:
+        if isinstance(product := getattr(rule, field), Backward):
+            given |= {f"{field} grad": product.grad, f"{field} operand": product.operand}
     static = {
         name: q
         for name, q in given.items()
         if isinstance(q, Quantizer) and q.is_static and not q.delayed_range
     }
+    learned = [n for n, q in given.items() if isinstance(q, Quantizer) and q.is_learned]
+    if any(name == "grad" or (name == "act" and name not in static) for name in learned):
+        raise RuleError(
+            "Give lsq to weight=, or to act= as 'int8 lsq static': a learned range is one that the "
+            "operand has before the product runs."
+        )
     if "weight" in static:
         raise RuleError("Drop static from weight=: the range of a weight is that of its values.")
     for name, quantizer in static.items():

@@ -76,6 +76,10 @@ def test_roles(role, roles):
             {"weight": "int8", "dlhs": "int8 sr", "drhs": Backward("fp8_e5m2", "int4")},
             "weight=int8 dlhs=int8 sr drhs=int4 x fp8_e5m2",
         ),
+        (
+            {"weight": "int8", "grad": "int8", "dlhs": Backward(operand="int4")},
+            "weight=int8 grad=int8 dlhs=operand int4",
+        ),
     ],
 )
 def test_describe(fields, text):
@@ -95,6 +99,7 @@ def test_describe(fields, text):
         ({"act": "int8", "role": "dlhs", "dlhs": "int8"}, "Drop dlhs="),
         ({"weight": "int8", "drhs": Backward(operand="int8")}, "Give drhs= a quantizer"),
         ({"keep": True, "dlhs": "int8"}, "Drop keep=True or dlhs="),
+        ({"weight": "int8", "dlhs": "int8 g8 static"}, "Give dlhs grad= static without groups"),
         ({"act": "int8", "role": "*"}, "Give weight= beside act="),
         ({"act": "int8", "role": ("activations", "forward")}, "Give weight= beside act="),
         ({"weight": "int8", "act": "int8", "role": "activations"}, "Give act= alone"),
