@@ -34,6 +34,12 @@ def record(record_property):
     return keep
 
 
+@pytest.fixture(scope="session")
+def seen():
+    """Kernels that were compiled before: each is compiled once, and not reported again."""
+    return set()
+
+
 class _Results:
     """Gathers the cases of all workers, and writes them when the run is over."""
 

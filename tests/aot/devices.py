@@ -8,6 +8,8 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
+from qpass_kernels.tuning.ptxas import compile_and_report
+
 H200 = Path(__file__).parent / "data" / "h200.txtpb"
 TPUS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
 HOW = "`make aot` installs the compiler and runs these tests"
@@ -44,6 +46,26 @@ def lower(device, fn, *args):
     kind = AbstractDevice(device.device_kind, cores, device.platform)
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=kind)):
         return jax.jit(fn).trace(*placed).lower(lowering_platforms=(platform,))
+
+
+def assembled(fn, args, seen):
+    """Compile for an H200; return what the assembler says of the kernels: nothing against any.
+
+    There is no report of kernels that this process has compiled before, which `seen` holds.
+    """
+    device, lowered = h200(), []
+
+    def compile():
+        lowered.append(lower(device, fn, *args))
+        return lowered[0].compile()
+
+    _, reports = compile_and_report(compile)
+    kernels = tuple(x for x in lowered[0].as_text().splitlines() if "mosaic_gpu" in x)
+    assert kernels
+    assert reports or kernels in seen
+    seen.add(kernels)
+    assert [report.fault for report in reports if report.fault] == []
+    return reports
 
 
 def shapes(p):

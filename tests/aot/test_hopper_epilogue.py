@@ -6,8 +6,7 @@ import pytest
 
 from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper import HOPPER_KERNELS
-from qpass_kernels.tuning.ptxas import compile_and_report
-from tests.aot.devices import h200, lower, shapes
+from tests.aot.devices import assembled, shapes
 from tests.aot.products import call, config, ends, found, name
 from tests.kernels.oracle import product
 from tests.kernels.oracle_epilogue import abstract
@@ -49,12 +48,6 @@ def _cases():
 CASES = list(_cases())
 
 
-@pytest.fixture(scope="module")
-def seen():
-    """Programs that were compiled before: a kernel is compiled once, and not reported again."""
-    return set()
-
-
 @pytest.mark.parametrize(
     ("kernel", "p", "number"),
     CASES,
@@ -62,20 +55,7 @@ def seen():
 )
 def test_compiles_without_spills(kernel, p, number, seen, record):
     assert kernel.fuses(p)
-    fn, device = call(kernel, p, number), h200()
-    lowered = []
-
-    def compile():
-        lowered.append(lower(device, fn, *shapes(p), *abstract(p)))
-        return lowered[0].compile()
-
-    _, reports = compile_and_report(compile)
     # where K is split the kernel is that of the bare product: what follows comes after the sums
-    text = lowered[0].as_text()
-    kernels = tuple(line for line in text.splitlines() if "mosaic_gpu" in line)
-    assert kernels
-    assert reports or kernels in seen
-    seen.add(kernels)
-    assert [report.fault for report in reports if report.fault] == []
+    reports = assembled(call(kernel, p, number), (*shapes(p), *abstract(p)), seen)
     product = f"{name(p)}, {p.epilogue}"
     record("H200", kernel.name, product, config(kernel, p, number), **found(reports))
