@@ -92,7 +92,7 @@ def _asked(scheme: Scheme) -> dict[str, Quantizer]:
     every = {
         "act": (scheme.act, drhs.quantizers[1]),
         "weight": (scheme.weight, dlhs.quantizers[1]),
-        "grad": (dlhs.quantizers[0], drhs.quantizers[0], scheme.grad),
+        "grad": (dlhs.quantizers[0], drhs.quantizers[0]),
     }
     given = {part: [q for q in quantizers if q] for part, quantizers in every.items()}
     return {

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -12,6 +13,7 @@ from tests.training.common import (
     FORWARD,
     WHOLE,
     Oracle,
+    Past,
     batch,
     layer,
     loss,
@@ -260,6 +262,28 @@ def test_what_is_not_differentiated_sees_no_gradient():
     _, state = jax.jit(step.apply)(step.init_state(params, batch()), params, batch())
     seen = {site[0]: float(entry["grad"]["history"][0]) for site, entry in state.items()}
     assert seen == {"a": 0, "b": 3}
+
+
+def test_experts():
+    """A ragged product, and a product of two activations, beside float64."""
+
+    def fn(w, x, sizes):
+        y = jax.lax.ragged_dot(x, w, sizes)
+        return y, x @ y.T
+
+    rules = (FORWARD, qpass.Rule(role="activations", act="fp8_e4m3 delayed,4"))
+    q = qpass.transform(fn, rules)
+    w, sizes = jax.random.normal(jax.random.key(0), (2, 16, 16)), jnp.int32([5, 7])
+    state = q.init_state(w, batch(), sizes)
+    apply = jax.jit(q.apply)
+    past = [Past(ml_dtypes.float8_e4m3fn) for _ in range(4)]
+    for seed in (0, 2, 1):
+        x = batch(seed)
+        (y, scores), state = apply(state, w, x, sizes)
+        xq, wq = past[0](x), past[1](w)
+        expected = np.concatenate([xq[:5] @ wq[0], xq[5:] @ wq[1]])
+        close(y, expected, 2e-3)
+        close(scores, past[2](x) @ past[3](y).T, 2e-3)
 
 
 def test_plan_and_weights():
