@@ -23,6 +23,7 @@ import numpy as np
 from jax.core import Tracer
 
 from qpass import delayed
+from qpass.adapters.learned import check_learned, learned_paths, weight_ranges
 from qpass.adapters.masks import check_masks, masked_values
 from qpass.adapters.tree import check_adapters, site_factors
 from qpass.errors import CalibrationError, QPassError
@@ -48,7 +49,8 @@ class Given:
     """Values beside the arguments.
 
     Attributes:
-        ranges: ``(lo, hi)`` by the name of the operand in captured statistics, from `ranges`.
+        ranges: ``(lo, hi)`` by the name of the operand in captured statistics, from `ranges`; and
+            by the path of each weight whose range is learned.
         key: for stochastic rounding (`qpass.keys`); None for none.
         state: of delayed scaling (`qpass.delayed`).
         adapters: the factors of each weight that has an adapter, by its path; empty for none.
@@ -83,7 +85,8 @@ def feeds(plan: Plan, given: Given) -> Feeds:
 def entered(plan: Plan, given: Given, values: Sequence[Any]) -> list[Any]:
     """A program's inputs as its rewritten form reads them: masked, and weights quantized."""
     masked = masked_values(plan, given.masks, values)
-    return enter_program(masked, plan.storage, leaf_keys(plan, given.key))
+    bounds = weight_ranges(plan, given.ranges)
+    return enter_program(masked, plan.storage, leaf_keys(plan, given.key), bounds)
 
 
 def find_fault(
@@ -100,6 +103,7 @@ def find_fault(
     try:
         delayed.check_state(plan, given.state, records)
         check_ranges(plan, given)
+        check_learned(plan, given.ranges, values)
         check_weighed(plan, values)
         check_adapters(plan, given.adapters)
         check_masks(plan, given.masks, values)
@@ -173,6 +177,7 @@ def _check_present(plan: Plan, wanted: Mapping[str, Any], given: Mapping[str, An
             "hand, {name: (lo, hi)}, or a dynamic quantizer.)"
         )
     known = {name for d in plan.decisions for name in _every_name(d.site.id)}
+    known |= set(learned_paths(plan))
     unknown = [name for name in given if name not in known]
     if unknown:
         meant = did_you_mean(unknown[0], known)

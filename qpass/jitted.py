@@ -48,6 +48,7 @@ class Jitted:
         self.init_state = fn.init_state
         self.init_adapters = fn.init_adapters
         self.merge = fn.merge
+        self.init_ranges = fn.init_ranges
         self.init_masks = fn.init_masks
         self.update_masks = fn.update_masks
 

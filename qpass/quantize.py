@@ -1,7 +1,7 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from qpass.adapters.learned import check_learned, weight_ranges
 from qpass.adapters.masks import check_masks, masked_leaf
 from qpass.errors import CallError
+from qpass.given import Given
 from qpass.graph.program import Call
 from qpass.keys import check_leaf_key, leaf_keys
 from qpass.numerics import Packed, QTensor
@@ -24,8 +26,7 @@ def quantize_tree(
     donate: bool,
     restore: Callable[[tuple, dict], tuple[tuple, dict]],
     importance: Callable[[int], jax.Array | None],
-    key: jax.Array | None,
-    masks: Mapping[str, Any],
+    given: Given,
 ) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
@@ -35,8 +36,8 @@ def quantize_tree(
         donate: delete each float leaf once it is quantized.
         restore: arguments of the program as the caller would give them.
         importance: for a stored leaf whose range weighs errors, how much they count; else None.
-        key: for leaves that are rounded stochastically.
-        masks: of sparse leaves, by path.
+        given: with the key for leaves that are rounded stochastically, masks of sparse ones, and
+            ranges that are learned.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
@@ -46,8 +47,9 @@ def quantize_tree(
         CallError: no argument holds parameters.
         QuantizeError: a leaf that is to be stored holds NaN or infinities, or needs a key.
     """
-    check_masks(plan, masks, call.values)
-    values = partial(_quantize_leaves, plan, call, donate, importance, key, masks)
+    check_masks(plan, given.masks, call.values)
+    check_learned(plan, given.ranges, call.values)
+    values = partial(_quantize_leaves, plan, call, donate, importance, given)
     return parameters(call, values, restore)
 
 
@@ -79,24 +81,24 @@ def _quantize_leaves(
     call: Call,
     donate: bool,
     importance: Callable[[int], jax.Array | None],
-    key: jax.Array | None,
-    masks: Mapping[str, Any],
+    given: Given,
 ) -> list[Any]:
     """The values of a call, one leaf after the other; an array that is two leaves only once."""
     values = list(call.values)
     readers = Counter(map(id, values))
     done: dict[tuple, QTensor] = {}
-    keys = leaf_keys(plan, key)
+    keys, bounds = leaf_keys(plan, given.key), weight_ranges(plan, given.ranges)
     for k, value in enumerate(call.values):
         storage = plan.storage.get(k)
         if storage is None or isinstance(value, QTensor):
             continue
-        check_leaf_key(plan, k, key)
-        own = weighs(storage.quantizer) or k in keys or k in plan.masked
+        check_leaf_key(plan, k, given.key)
+        own = weighs(storage.quantizer) or k in {*keys, *plan.masked, *bounds}
         same = (id(value), storage, k if own else None)
         if same not in done:
-            mask = partial(masked_leaf, plan, masks, k)
-            encode = partial(_encode, storage, partial(importance, k), keys.get(k), mask)
+            mask = partial(masked_leaf, plan, given.masks, k)
+            known = keys.get(k), mask, bounds.get(k)
+            encode = partial(_encode, storage, partial(importance, k), *known)
             done[same] = _quantize_leaf(value, storage, _whose(plan, k), encode)
         values[k] = done[same]
         readers[id(value)] -= 1
@@ -136,9 +138,10 @@ def _encode(
     importance: Callable[[], jax.Array | None],
     key: jax.Array | None,
     mask: Callable[[Any], Any],
+    bounds: Any,
     value: Any,
 ) -> QTensor:
-    return encode_weight(mask(value), storage, importance=importance(), key=key)
+    return encode_weight(mask(value), storage, bounds, importance(), key)
 
 
 def check_tensors(call: Call) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import jax
 from jax.core import Tracer, eval_jaxpr
 
+from qpass.adapters.learned import init_ranges
 from qpass.adapters.masks import (
     Masks,
     as_masks,
@@ -164,8 +165,7 @@ class Transformed:
         with self._enter(args, kwargs) as (boundary, call):
             plan = self._plan(call, boundary)
             importance = functools.partial(leaf_importance, plan, stats)
-            given = self.given.key, self.given.masks
-            return quantize_tree(plan, call, donate, boundary.restore, importance, *given)
+            return quantize_tree(plan, call, donate, boundary.restore, importance, self.given)
 
     def capture(
         self, *args: Any, stats: Stats | None = None, decay: float = DECAY, **kwargs: Any
@@ -197,7 +197,8 @@ class Transformed:
 
         Args:
             ranges: ``(lo, hi)`` by name of the site, from `qpass.ranges`; arrays with a leading
-                axis for each scan around the site.
+                axis for each scan around the site. By path of the weight, from `init_ranges`,
+                where a weight's range is learned. Learned ranges have a gradient.
 
         Raises:
             CalibrationError: a range is no pair of finite numbers around 0. What the program needs
@@ -277,8 +278,30 @@ class Transformed:
             check_leaves(plan, call)
             check_masks(plan, self.given.masks, call.values)
             values = masked_values(plan, self.given.masks, call.values)
-            merged = functools.partial(merge, plan, values, given, self.given.key)
+            beside = given, self.given.key, self.given.ranges
+            merged = functools.partial(merge, plan, values, *beside)
             return parameters(call, merged, boundary.restore)
+
+    def init_ranges(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Ranges of the weights whose rules learn them (``"int4 g32 lsq"``), at the beginning.
+
+        Those of the weights themselves, by the method that the quantizer names; results with them
+        are those of the same rules without ``lsq``.
+
+        Args:
+            *args: the function's arguments, with float parameters.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            ``(lo, hi)`` by path of the weight, of the shape of its scales, for `with_ranges`.
+
+        Raises:
+            CallError: no rule learns ranges, or such a weight comes quantized.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            plan = self._plan(call, boundary)
+            return init_ranges(plan, masked_values(plan, self.given.masks, call.values))
 
     def init_masks(self, *args: Any, **kwargs: Any) -> Masks:
         """Masks for the weights whose rules say ``sparsity=``, at step 0.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qpass.adapters.learned import check_learned, weight_ranges
 from qpass.adapters.tree import check_adapters
 from qpass.errors import CallError
 from qpass.keys import leaf_keys
@@ -17,7 +18,11 @@ from qpass.suggest import shortened
 
 
 def merge(
-    plan: Plan, values: Sequence[Any], adapters: Mapping[str, Any], key: jax.Array | None
+    plan: Plan,
+    values: Sequence[Any],
+    adapters: Mapping[str, Any],
+    key: jax.Array | None,
+    ranges: Mapping[str, Any],
 ) -> list[Any]:
     """The inputs of a program with every adapted weight as one float array.
 
@@ -28,16 +33,18 @@ def merge(
         values: its inputs.
         adapters: the adapters.
         key: for weights that are rounded stochastically.
+        ranges: those of weights that are learned, by path.
 
     Raises:
         CallError: adapters of another program, or something else reads such a weight, too.
     """
     check_adapters(plan, adapters)
+    check_learned(plan, ranges, values)
     if not adapters:
         raise CallError("give the adapters that are to be merged, as q.init_adapters makes them.")
     _check_readers(plan)
     storage = {k: plan.storage[k] for k in plan.adapters if k in plan.storage}
-    seen = enter_program(values, storage, leaf_keys(plan, key))
+    seen = enter_program(values, storage, leaf_keys(plan, key), weight_ranges(plan, ranges))
     merged = list(values)
     for k, adapter in plan.adapters.items():
         base = dequantize(seen[k]) if isinstance(seen[k], QTensor) else seen[k]

@@ -55,6 +55,10 @@ class Call(Protocol):
         """The object with adapters merged into its weights."""
         ...
 
+    def init_ranges(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Learned ranges for a call."""
+        ...
+
     def init_masks(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Masks for a call."""
         ...
@@ -153,6 +157,10 @@ class CalledModule:
     def merge(self, adapters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Self:
         """The same with adapters merged into weights: see `qpass.Transformed.merge`."""
         return type(self)(self.call.merge(adapters, self.module, *args, **kwargs), self.call)
+
+    def init_ranges(self, *args: Any, **kwargs: Any) -> Any:
+        """Ranges of the module's weights that are learned: see `qpass.Transformed.init_ranges`."""
+        return self.call.init_ranges(self.module, *args, **kwargs)
 
     def init_masks(self, *args: Any, **kwargs: Any) -> Any:
         """Masks for the module's sparse weights: see `qpass.Transformed.init_masks`."""

@@ -97,6 +97,10 @@ class Choices:
         """Without gradient where a value lies outside of the range that codes cover."""
         return self._with(derivative="masked")
 
+    def learned(self) -> Quantizer:
+        """With a range that is trained (LSQ): it has a gradient, and what it clips has none."""
+        return self._with(derivative="lsq")
+
     def static(self) -> Quantizer:
         """With a range that was captured before, instead of that of the values at hand."""
         return self._with(is_static=True)
@@ -149,7 +153,7 @@ class Quantizer(Choices):
         symmetric: whether zero is code zero; else every scale has a zero point.
         range: how the range that codes cover is found.
         rounding: how values between two codes are rounded.
-        derivative: "straight_through" or "masked"; None: that of the type.
+        derivative: "straight_through", "masked" or "lsq"; None: that of the type.
         is_static: whether the range is handed in: from a capture, or from a state where it is a
             delayed one.
         scale_rounding: how scales that are powers of two are rounded to them; None: as the type and
@@ -178,6 +182,10 @@ class Quantizer(Choices):
         if self.delayed_range is not None:
             self._check_delayed()
             object.__setattr__(self, "is_static", True)
+        if self.is_learned and (not self.symmetric or self.delayed_range):
+            raise RuleError(
+                f"Learn a range with one bound to both sides and without earlier steps; got {self}."
+            )
         self.spoken.check(self.qtype, self.symmetric)
 
     def as_quantizer(self) -> Quantizer:
@@ -210,7 +218,12 @@ class Quantizer(Choices):
     @property
     def is_masked(self) -> bool:
         """Whether values outside of the range have no gradient."""
-        return (self.derivative or self.qtype.derivative) == "masked"
+        return self.is_learned or (self.derivative or self.qtype.derivative) == "masked"
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether its range has a gradient."""
+        return self.derivative == "lsq"
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.qtype.name, *self._words())))

@@ -45,8 +45,8 @@ def read_quantizer(text: str, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:
 
     A type, then any of these, in this order: `floor`, `ceil`, `even` or `rceil` for the powers of
     two that scale an MX type, the granularity (`channel`, `tensor`, `axis0,2`, `g128`, `g1/4`,
-    `b128x128`), `asym`, a range (see `qpass.numerics.range_text`), `sr` or `sr8`, `masked` or
-    `straight_through`, `static`, a dialect.
+    `b128x128`), `asym`, a range (see `qpass.numerics.range_text`), `sr` or `sr8`, `masked`,
+    `straight_through` or `lsq`, `static`, a dialect.
 
     Raises:
         UnknownTypeError: the first word is no type.
@@ -94,7 +94,7 @@ def _symmetry(word: str) -> Changes | None:
 
 
 def _derivative(word: str) -> Changes | None:
-    return {"derivative": word} if word in ("masked", "straight_through") else None
+    return {"derivative": word} if word in ("masked", "straight_through", "lsq") else None
 
 
 def _static(word: str) -> Changes | None:
@@ -112,7 +112,7 @@ _PARTS = (
     Part("zero point", ("asym",), _symmetry),
     Part("range", RANGES, _range),
     Part("rounding", ("sr", "sr8"), _rounding),
-    Part("derivative", ("masked", "straight_through"), _derivative),
+    Part("derivative", ("masked", "straight_through", "lsq"), _derivative),
     Part("static range", ("static",), _static),
     Part("dialect", tuple(dialect.name for dialect in DIALECTS), _dialect),
 )

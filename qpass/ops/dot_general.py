@@ -6,6 +6,7 @@ for the gradients are ordinary ``dot_general`` on the values that the forward us
 themselves (`qpass.ops.backward`).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -19,7 +20,6 @@ from jax.custom_derivatives import SymbolicZero
 from qpass.graph._jax import varying_axes
 from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
-from qpass.numerics.clipping import in_range
 from qpass.ops.axes_of_product import Dims, Layout, flatten, flatten_like_result, lay_out, restore
 from qpass.ops.in_place import right_operand
 from qpass.ops.layer import Layer, tensor
@@ -28,6 +28,7 @@ from qpass.ops.rows import is_by_rows, quantize_rows
 from qpass.ops.sharded import product_of_codes
 from qpass.ops.static import whole_range
 from qpass.ops.straight_through import dequantize, straight_through
+from qpass.ops.straight_through import without_clipped as clipped_away
 from qpass.ops.zero_points import KernelCall, Sizes, kernel_call, unchanged
 from qpass_kernels import Kernel, Product
 from qpass_kernels.epilogue import Epilogue
@@ -80,9 +81,9 @@ def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor | Layer, fed: Any = No
             read inside of its stack where the kernel can.
         fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
-    fed = lax.stop_gradient(fed or {})
+    given, fed = fed or {}, lax.stop_gradient(fed or {})
     if spec.act is not None and spec.act.is_masked:
-        x = without_clipped(spec, x, tensor(w), fed)
+        x = without_clipped(spec, x, tensor(w), given)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
     arrays, tree = jax.tree.flatten((fed, w))
     return _dot((spec, tree), x, *arrays)
@@ -195,8 +196,17 @@ def seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
 
 
 def without_clipped(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
-    """``x``, through which no gradient flows where its quantizer clips it."""
-    return jnp.where(_as_quantized(in_range, spec, x, w, fed), x, lax.stop_gradient(x))
+    """``x``, through which no gradient flows where its quantizer clips it.
+
+    A learned range that the site is fed has a gradient, too.
+    """
+    features = math.prod(x.shape[d] for d in spec.dims[0][1 - spec.weight])
+    bounds = fed.get("bounds", {}).get("act")
+
+    def kept(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
+        return clipped_away(x, q, quantizer, bounds, features)
+
+    return _as_quantized(kept, spec, x, w, lax.stop_gradient(fed))
 
 
 def _value(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:

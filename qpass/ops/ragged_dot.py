@@ -143,9 +143,9 @@ def quantized_ragged(
         group_sizes: integers ``[E]``, or one list for each batch.
         fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
-    fed = lax.stop_gradient(fed or {})
+    given, fed = fed or {}, lax.stop_gradient(fed or {})
     if spec.dot.act is not None and spec.dot.act.is_masked:
-        x = without_clipped(spec.dot, x, tensor(w), fed)
+        x = without_clipped(spec.dot, x, tensor(w), given)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
     arrays, tree = jax.tree.flatten((fed, group_sizes, w))
     return _ragged((spec, tree), x, *arrays)

@@ -18,6 +18,8 @@ def whole_range(
     A static operand has one range, so one scale, for all of it. Where its site is fed none, as
     while ranges are captured, that is the range of the whole operand at hand.
 
+    The learned range of a weight has bounds of the shape of its scales, which stay as they are.
+
     Args:
         quantizer: as the rule says.
         bounds: scalars ``(lo, hi)`` that the site is fed for this operand; None for none.
@@ -27,7 +29,7 @@ def whole_range(
         the quantizer, and the bounds with ``ndim`` axes of size 1.
     """
     if not quantizer.is_static:
-        return quantizer, None
+        return quantizer, bounds if quantizer.is_learned else None
     if bounds is None:
         return replace(_dynamic(quantizer), granularity=PerTensor(), is_static=False), None
     whole = replace(quantizer, granularity=PerTensor())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -60,7 +61,7 @@ def encode_weight(
     Args:
         x: the leaf.
         storage: how.
-        bounds: scalars, its range where that is static.
+        bounds: its range: scalars where that is static, of the scales' shape where it is learned.
         importance: how much an error in each element counts, for ranges that weigh errors.
         key: for stochastic rounding.
     """
@@ -119,11 +120,14 @@ def fake_quantize_weight(
     """
     known = unweighted(storage)
     q = lax.optimization_barrier(encode_weight(x, known, bounds, key=key))
-    return replace(q, latent=without_clipped(x, q, storage.quantizer))
+    return replace(q, latent=without_clipped(x, q, storage.quantizer, bounds))
 
 
 def enter_program(
-    values: Sequence[Any], storage: Mapping[int, Storage], keys: Mapping[int, jax.Array]
+    values: Sequence[Any],
+    storage: Mapping[int, Storage],
+    keys: Mapping[int, jax.Array],
+    bounds: Mapping[int, tuple[jax.Array, jax.Array]] = MappingProxyType({}),
 ) -> list[Any]:
     """A program's inputs as its rewritten form reads them: float weights are fake-quantized.
 
@@ -131,11 +135,12 @@ def enter_program(
         values: one float array or QTensor for each input.
         storage: how the inputs that are stored weights are quantized, by index.
         keys: for those that are rounded stochastically, by index.
+        bounds: ranges that are learned, by index.
     """
     return [
         value
         if k not in storage or isinstance(value, QTensor)
-        else fake_quantize_weight(value, storage[k], key=keys.get(k))
+        else fake_quantize_weight(value, storage[k], bounds.get(k), keys.get(k))
         for k, value in enumerate(values)
     ]
 

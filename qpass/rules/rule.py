@@ -283,7 +283,7 @@ def _check_static(rule: Rule) -> None:
         if isinstance(q, Quantizer) and q.is_static and not q.delayed_range
     }
     learned = [n for n, q in given.items() if isinstance(q, Quantizer) and q.is_learned]
-    if any(name == "grad" or (name == "act" and name not in static) for name in learned):
+    if any(name != "weight" and (name != "act" or name not in static) for name in learned):
         raise RuleError(
             "Give lsq to weight=, or to act= as 'int8 lsq static': a learned range is one that the "
             "operand has before the product runs."
