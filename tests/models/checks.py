@@ -32,7 +32,8 @@ BOUND = 0.03
 
 # What rows of the plan say where a product stays float.
 OF_ACTIVATIONS = "product of two activations: only a rule with role='activations' takes it"
-RAGGED = "no quantized form of ragged_dot_general"
+ROUTER = "router: top_k picks from its result. A rule that fits only routers takes it"
+APPROXIMATE_ROUTER = ROUTER.replace("top_k", "approx_top_k")
 CONVOLUTION = "no quantized form of conv_general_dilated"
 
 

@@ -20,7 +20,7 @@ from tests.models.checks import (
     INT8,
     MARKS,
     OF_ACTIVATIONS,
-    RAGGED,
+    ROUTER,
     Model,
     ModelTests,
     relative,
@@ -155,8 +155,9 @@ def qwen3_moe() -> Model:
         norm_topk_prob=True,
         moe_layers=tuple(range(LAYERS)),
     )
-    left = {OF_ACTIVATIONS: 2 * LAYERS, RAGGED: 3 * LAYERS}
-    return zoo_model("Qwen3 MoE", network, ("mlp/gate",), "lm_head/weight", left)
+    experts = tuple(f"mlp/experts/{name}_proj" for name in ("gate", "up", "down"))
+    left = {OF_ACTIVATIONS: 2 * LAYERS, ROUTER: LAYERS}
+    return zoo_model("Qwen3 MoE", network, experts, "lm_head/weight", left)
 
 
 MODELS = [vision_transformer, convnext, qwen3_tied, qwen3_moe]

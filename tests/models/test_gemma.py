@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.checks import MARKS, OF_ACTIVATIONS, RAGGED, Model, ModelTests, at_width, filled
+from tests.models.checks import (
+    APPROXIMATE_ROUTER,
+    MARKS,
+    OF_ACTIVATIONS,
+    Model,
+    ModelTests,
+    at_width,
+    filled,
+)
 
 pytestmark = MARKS
 VOCABULARY, LAYERS = 256, 2
@@ -153,8 +161,9 @@ def gemma4_dense() -> Model:
 def gemma4_moe() -> Model:
     options = {"num_experts": 4, "top_k_experts": 2, "expert_dim": 32, "moe_dense_hidden_dim": 128}
     dense = ("mlp2/gating_einsum", "mlp2/linear")
-    weights = in_layers(*ATTENTION, *dense, "mlp/router_logits/w") | {EMBEDDING}
-    left = {OF_ACTIVATIONS: 3 * LAYERS, RAGGED: 2 * LAYERS}
+    experts = ("mlp/gating_einsum/w", "mlp/linear/w")
+    weights = in_layers(*ATTENTION, *dense, *experts) | {EMBEDDING}
+    left = {OF_ACTIVATIONS: 3 * LAYERS, APPROXIMATE_ROUTER: LAYERS}
     return linen_model("Gemma 4 MoE", gemma4(enable_moe=True, **options), weights, left)
 
 

@@ -13,11 +13,12 @@ from flax import nnx
 
 import qpass
 from tests.models.checks import (
+    APPROXIMATE_ROUTER,
     BOUND,
     INT8,
     MARKS,
     OF_ACTIVATIONS,
-    RAGGED,
+    ROUTER,
     Model,
     ModelTests,
     at_width,
@@ -86,8 +87,8 @@ def qwen3_dense() -> Model:
 def qwen3_moe() -> Model:
     """Each expert is a slice of one parameter; dispatch and return are products of activations."""
     experts = tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
-    weights = in_layers(*ATTENTION, *experts, "mlp/router/kernel") | {"lm_head/w"}
-    left = {OF_ACTIVATIONS: 4 * LAYERS}
+    weights = in_layers(*ATTENTION, *experts) | {"lm_head/w"}
+    left = {OF_ACTIVATIONS: 4 * LAYERS, ROUTER: LAYERS}
     return nnx_model("Qwen3 MoE", qwen3(num_experts=4, num_experts_per_tok=2), weights, left)
 
 
@@ -127,8 +128,8 @@ def gemma4_dense() -> Model:
 def gemma4_moe() -> Model:
     options = {"num_experts": 4, "num_experts_per_tok": 2, "expert_dim": 32}
     model = gemma4(enable_moe=True, **options)
-    weights = in_layers(*GEMMA, "moe/router_logits") | {EMBEDDING}
-    left = {OF_ACTIVATIONS: 3 * LAYERS, RAGGED: 2 * LAYERS}
+    weights = in_layers(*GEMMA, "moe/gating_einsum", "moe/linear") | {EMBEDDING}
+    left = {OF_ACTIVATIONS: 3 * LAYERS, APPROXIMATE_ROUTER: LAYERS}
     return nnx_model("Gemma 4 MoE", model, weights, left)
 
 
