@@ -6,7 +6,7 @@ logits of a vocabulary are chosen from as well, but the token that comes of it i
 program, or goes round a loop: no later product of the same step reads it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import networkx as nx
 
@@ -43,11 +43,12 @@ class _Choices:
         self.by_key = {nodes[n]["key"]: n for n in nodes if nodes[n]["kind"] == "equation"}
         self.opaque = {found.key for found, _ in dataflow.opaque}
         self.known: dict[int, bool] = {}
+        self.upstream = _above(self.graph, (n for n in nodes if self._op(n) in CHOOSERS))
 
     def of(self, product: Found) -> str:
         """The primitive that picks from the result of a product for a later one; "" for none."""
         start = self.by_key.get(product.key)
-        if start is None:
+        if start is None or start not in self.upstream:
             return ""
         for node in _reached(self.graph, start, self._is_seen_through):
             if self._op(node) in CHOOSERS and self._matters(node):
@@ -71,6 +72,17 @@ class _Choices:
     def _multiplies(self, node: int) -> bool:
         is_opaque = self.graph.nodes[node].get("key") in self.opaque
         return self._op(node) in CONTRACTIONS or is_opaque
+
+
+def _above(graph: nx.DiGraph, ends: Iterable[int]) -> set[int]:
+    """Every node that one of ``ends`` depends on, through loops too; in one walk."""
+    stack = list(ends)
+    seen = set(stack)
+    while stack:
+        fresh = [n for n in graph.pred[stack.pop()] if n not in seen]
+        seen.update(fresh)
+        stack.extend(fresh)
+    return seen
 
 
 def _reached(graph: nx.DiGraph, start: int, goes_on: Callable[[int], bool]) -> Iterator[int]:
