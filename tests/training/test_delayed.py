@@ -96,14 +96,17 @@ def test_a_jitted_step(step):
     same(train.with_state(state)(params, x, scale=1), result)
 
 
-def test_remat_and_its_policies_change_nothing(step):
+@pytest.mark.parametrize(
+    "policy",
+    [None, pytest.param(jax.checkpoint_policies.dots_saveable, marks=pytest.mark.slow)],
+)
+def test_remat_and_its_policies_change_nothing(step, policy):
     params, batches = parameters(), [batch(0), batch(1)]
     plain = steps(step, step.init_state(params, batches[0]), params, batches)
-    for policy in (None, jax.checkpoint_policies.dots_saveable):
-        body = jax.checkpoint(layer, policy=policy)
-        q = qpass.transform(jax.value_and_grad(lambda p, x, body=body: loss(p, x, body)), WHOLE)
-        again = steps(q, q.init_state(params, batches[0]), params, batches)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), again, plain)
+    body = jax.checkpoint(layer, policy=policy)
+    q = qpass.transform(jax.value_and_grad(lambda p, x: loss(p, x, body)), WHOLE)
+    again = steps(q, q.init_state(params, batches[0]), params, batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), again, plain)
 
 
 def test_differentiated_from_outside():
