@@ -69,8 +69,9 @@ def vmem(product: Product, config: Config) -> int:
     groups = [side == "group" for side in (product.lhs_scale, product.rhs_scale)]
     lanes = 4 * _up(product.groups, LANES)
     scales = sum(rows * (lanes if own else 4) for rows, own in zip((m, n), groups, strict=True))
-    result = m * n * _bits(product.out) // 8
-    sums = 3 * 4 * m * n
+    beside = len(product.epilogue.beside)
+    result = (1 + beside) * m * n * _bits(product.out) // 8
+    sums = (3 + bool(product.epilogue)) * 4 * m * n
     turned = groups[1] * n * (lanes + 4 * SUBLANES * -(-product.k // config.k))
     part = min(config.k, product.group) if product.grouped and not config.before else config.k
     wide = 10 if product.lhs == "float32" else 2  # as float32, and as three of bfloat16

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from qpass_kernels.kernel import CODES, VALUES, Kernel, Product, first_reason
+from qpass_kernels.kernel import CODES, VALUES, Kernel, Product, first_reason, fuses_all
 from qpass_kernels.reference import INT32_SAFE_K
 from qpass_kernels.stacks import alone
 from qpass_kernels.tpu import chip
@@ -74,6 +74,7 @@ def run_stacked(
     stack: Any,
     stack_scale: Any,
     index: Any,
+    *extra: Any,
     config: Config | None = None,
     interpret: Any = False,
 ) -> Any:
@@ -81,7 +82,7 @@ def run_stacked(
 
     `config`: one of `configs`. `interpret`: True or a `pltpu.InterpretParams` runs anywhere.
     """
-    operands = (lhs, lhs_scale, stack, stack_scale)
+    operands = (lhs, lhs_scale, stack, stack_scale, *extra)
     chosen = config or configs(product)[0]
     return call(product, chosen, arithmetic(product), operands, index, interpret)
 
@@ -119,6 +120,7 @@ TPU_CODES = Kernel(
     run,
     run_stacked,
     meant_for=meant_for,
+    fuses=fuses_all,
     configs=configs,
     ragged=by_visits("tpu_codes", supports, configs, arithmetic),
 )

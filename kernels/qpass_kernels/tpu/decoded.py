@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason
+from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason, fuses_all
 from qpass_kernels.stacks import alone
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, SUBLANES, Config, Sizes, fitted
@@ -89,6 +89,7 @@ def run_stacked(
     stack: Any,
     stack_scale: Any,
     index: Any,
+    *extra: Any,
     config: Config | None = None,
     interpret: Any = False,
 ) -> Any:
@@ -100,7 +101,7 @@ def run_stacked(
 
     `config`: one of `configs`. `interpret`: True or a `pltpu.InterpretParams` runs anywhere.
     """
-    operands = (lhs, lhs_scale, stack, stack_scale)
+    operands = (lhs, lhs_scale, stack, stack_scale, *extra)
     chosen = config or configs(product)[0]
     return call(product, chosen, arithmetic(product), operands, index, interpret)
 
@@ -139,6 +140,7 @@ TPU_DECODED = Kernel(
     run,
     run_stacked,
     meant_for=meant_for,
+    fuses=fuses_all,
     configs=configs,
     ragged=by_visits("tpu_decoded", supports, configs, arithmetic),
 )

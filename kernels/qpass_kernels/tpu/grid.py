@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from qpass_kernels.epilogue import apply
 from qpass_kernels.kernel import Product, result_type
 from qpass_kernels.tpu.blocks import LANES, Config, vmem
 from qpass_kernels.tpu.chip import here
@@ -94,21 +95,28 @@ def call(
         product: what is computed; only groups of a multiple of 128 have scales on lhs.
         config: block sizes.
         arithmetic: the kernel's own part.
-        operands: lhs, lhs_scale or None, stack, stack_scale.
+        operands: lhs, lhs_scale or None, stack, stack_scale, then what the epilogue asks for.
         index: int32 scalar.
         interpret: True or a `pltpu.InterpretParams` runs on any platform.
     """
     blocks = Blocks(product, config, arithmetic)
-    arrays, specs = with_blocks(product, config, *operands)
+    arrays, specs = with_blocks(product, config, *operands[:4])
+    extra, extra_specs = _with_extra(product, config, operands[4:])
+    own, after = len(arrays), len(arrays) + len(extra)
+
+    def kernel(_: Any, *refs: Any) -> None:
+        finish = partial(_finish, product, refs[own:after])
+        body(blocks, pl.program_id(3), (*refs[:own], *refs[after:]), finish)
+
     out = result_type(product, (*operands, index))
     grid = (product.batch, pl.cdiv(product.m, config.m), pl.cdiv(product.n, config.n), blocks.steps)
     return pl.pallas_call(
-        lambda _, *refs: body(blocks, pl.program_id(3), refs, store),
+        kernel,
         out_shape=out,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
-            in_specs=specs,
+            in_specs=[*specs, *extra_specs],
             out_specs=pl.BlockSpec((None, config.m, config.n), lambda b, i, j, k, _: (b, i, j)),
             scratch_shapes=blocks.scratch,
         ),
@@ -118,7 +126,7 @@ def call(
         ),
         interpret=interpret,
         name=f"qpass_{product.lhs}_{product.rhs}",
-    )(jnp.reshape(index, (1,)), *arrays)
+    )(jnp.reshape(index, (1,)), *arrays, *extra)
 
 
 def memory_limit(product: Product, config: Config) -> int:
@@ -154,6 +162,21 @@ def with_blocks(
         whole = (None, None, n, product.groups)
         spec = pl.BlockSpec(whole, lambda b, i, j, k, layer: (layer[0], b, j, 0))
     return arrays, [*specs, spec]
+
+
+def _with_extra(product: Product, config: Config, extra: tuple) -> tuple[list, list]:
+    """What the epilogue asks for, and its blocks; the bias as a row."""
+    m, n = config.m, config.n
+    row = pl.BlockSpec((None, 1, n), lambda b, i, j, k, _: (b, 0, j))
+    block = pl.BlockSpec((None, m, n), lambda b, i, j, k, _: (b, i, j))
+    named = list(zip(product.epilogue.operands, extra, strict=True))
+    arrays = [x[:, None, :] if name == "bias" else x for name, x in named]
+    return arrays, [row if name == "bias" else block for name, _ in named]
+
+
+def _finish(product: Product, extra: tuple, out: Any, total: Any) -> None:
+    """Apply the epilogue to a block of the result, and write it."""
+    store(out, apply(product.epilogue, total, (x[...].astype(jnp.float32) for x in extra)))
 
 
 def store(out: Any, total: Any) -> None:
