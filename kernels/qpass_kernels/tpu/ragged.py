@@ -76,7 +76,7 @@ def _run(product: RaggedProduct, blocks: Blocks, operands: tuple, interpret: Any
     scale = None if lhs_scale is None else lhs_scale[None]
     operands = (lhs[None], scale, rhs[:, None], rhs_scale[:, None])
     arrays, specs = with_blocks(whole, config, *operands)
-    visits = _visits(product, config, group_sizes)
+    count, visits = _visits(product, config, group_sizes)
     last = blocks.steps - 1
 
     def moved(spec: Any) -> Any:
@@ -94,7 +94,7 @@ def _run(product: RaggedProduct, blocks: Blocks, operands: tuple, interpret: Any
         out_shape=result_type(whole, (*operands, group_sizes)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(visits),
-            grid=(pl.cdiv(product.n, config.n), visits[0].shape[0], blocks.steps),
+            grid=(pl.cdiv(product.n, config.n), count, blocks.steps),
             in_specs=[moved(spec) for spec in specs],
             out_specs=moved(out),
             scratch_shapes=blocks.scratch,
@@ -108,23 +108,21 @@ def _run(product: RaggedProduct, blocks: Blocks, operands: tuple, interpret: Any
     )(*visits, *arrays)[0]
 
 
-def _visits(product: RaggedProduct, config: Config, group_sizes: Any) -> tuple[Any, ...]:
-    """Expert, block, first row, row behind the last, and whether there is a product to compute.
+def _visits(product: RaggedProduct, config: Config, group_sizes: Any) -> tuple[Any, list[Any]]:
+    """How many visits there are; then of each, as `_visit` takes them.
 
-    Rows without an expert are visited too. Visits behind the last stay where that one was.
+    That is expert, block, first row, row behind the last, and whether there is a product to
+    compute. Rows without an expert are visited too, last.
     """
     rest = product.m - jnp.sum(group_sizes)
     sizes = jnp.append(group_sizes, jnp.maximum(rest, 0)).astype(jnp.int32)
     tiles = cut(sizes, product.m, config.m, aligned=True)
     there = jnp.arange(tiles.expert.shape[0], dtype=jnp.int32) < tiles.count
-    most = (product.m - 1) // config.m
-    block = jnp.where(there, tiles.begin // config.m, most)
     work = there & (tiles.expert < product.experts)
-    expert = jnp.minimum(tiles.expert, product.experts - 1)
     # While there is nothing to multiply, the weight that was read last stays.
-    expert = jnp.where(work, expert, jnp.max(jnp.where(work, expert, 0)))
-    start, stop = (jnp.where(there, x, 0) for x in (tiles.start, tiles.stop))
-    return expert, block, start, stop, work.astype(jnp.int32)
+    expert = jnp.where(work, tiles.expert, jnp.max(jnp.where(work, tiles.expert, 0)))
+    block = tiles.begin // config.m
+    return tiles.count, [expert, block, tiles.start, tiles.stop, work.astype(jnp.int32)]
 
 
 def _visit(
@@ -145,7 +143,7 @@ def _visit(
     def _() -> None:
         body(blocks, step, refs, keep)
 
-    @pl.when((work[i] == 0) & (start[i] < stop[i]) & (step == 0))
+    @pl.when((work[i] == 0) & (step == 0))
     def _() -> None:
         out = refs[_result(blocks)]
         keep(out, jnp.zeros(out.shape, jnp.float32))
@@ -154,4 +152,3 @@ def _visit(
 def _result(blocks: Blocks) -> int:
     """Which of the references is the result: it comes behind the operands."""
     return 3 if blocks.product.lhs_scale == "none" else 4
-
