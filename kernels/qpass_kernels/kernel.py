@@ -137,6 +137,9 @@ class Kernel:
         run_stacked: the same where rhs is a layer of a stack that is read in place: (product, lhs,
             lhs_scale, stack `[S, B, N, K]`, stack_scale `[S, B, N, 1 or G]`, index int32 scalar).
             None: the layer is cut out and handed to `run`. Both give the same bits.
+        run_joined: several products that share their left operand in one call: (products that
+            differ in `n` at most, lhs, lhs_scale, for each the stack, its scales and the index) ->
+            their results. None: they are computed one after another. Both give the same bits.
         reads: whether codes with a table (`Product.table`) are read as they are stored. All other
             products with one are decoded before this kernel is asked whether it supports them.
         local: calls compiled code of this machine. It is passed over where the program is exported
@@ -161,6 +164,7 @@ class Kernel:
     supports: Callable[[Product], str | None]
     run: Callable[..., Any]
     run_stacked: Callable[..., Any] | None = None
+    run_joined: Callable[..., Any] | None = None
     reads: Callable[[Product], bool] = lambda product: False
     local: bool = False
     rows: RowQuantizer | None = None

@@ -25,7 +25,7 @@ from qpass.graph.equation import dot_equation
 from qpass.graph.higher_order import bodies
 
 INDENT = "    "
-FOLDED = frozenset({"quantized_dot", "quantized_dot_followed", "encode_weight"})
+FOLDED = frozenset({"quantized_dot", "quantized_dots", "quantized_dot_followed", "encode_weight"})
 
 
 def to_text(jaxpr: Jaxpr, folded: Collection[str] = FOLDED) -> str:
@@ -111,6 +111,8 @@ def _products(eqn: JaxprEqn) -> Iterator[str]:
     """What the quantized products inside a call multiply."""
     if eqn.primitive.name == "quantized_matmul":
         yield _parameters(eqn)
+    elif eqn.primitive.name == "joined_matmul":
+        yield f"{len(eqn.outvars)} products with one left operand"
     for jaxpr in params_jaxprs(eqn):
         for inner in jaxpr.eqns:
             yield from _products(inner)

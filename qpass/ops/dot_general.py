@@ -21,7 +21,7 @@ from qpass.graph._jax import varying_axes
 from qpass.graph.dataflow import QUANTIZED_SCOPE
 from qpass.numerics import Operand, QTensor, Quantizer, common_cuts, quantize
 from qpass.ops.axes_of_product import Dims, Layout, flatten, flatten_like_result, lay_out, restore
-from qpass.ops.in_place import right_operand
+from qpass.ops.in_place import Right, right_operand
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.matmul import describe, quantized_matmul
 from qpass.ops.rows import is_by_rows, quantize_rows
@@ -116,29 +116,63 @@ class Follow:
     out: str
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A product as a kernel is asked for it.
+
+    Attributes:
+        spec: the product.
+        layout: the order of its axes.
+        call: what the kernel gets, and what is done to its result.
+        right: the right operand, where it lies.
+        shapes: of the activation and the weight.
+    """
+
+    spec: DotSpec
+    layout: Layout
+    call: KernelCall
+    right: Right
+    shapes: tuple[tuple, tuple]
+
+    def answered(self, follow: Follow | None = None) -> jax.Array:
+        """The product by the kernel; with something after it only where `is_plain`."""
+        lhs, _, _, *rest = self.call.operands
+        after = {} if follow is None else _in_layout(self.spec, self.layout, follow, lhs.shape[0])
+        out = quantized_matmul(
+            lhs,
+            rest[0] if rest else None,
+            self.right.codes,
+            self.right.scale,
+            group=self.call.group,
+            out=self.call.out if follow is None else follow.out,
+            kernels=self.spec.kernels,
+            index=self.right.index,
+            stored=self.right.stored,
+            **after,
+        )
+        return self.made_of(out)
+
+    def made_of(self, out: jax.Array) -> jax.Array:
+        """The product, from the kernel's result."""
+        spec = self.spec
+        return restore(self.call.finish(out), self.layout, spec.dims, spec.weight, *self.shapes)
+
+
+def ask(spec: DotSpec, x: jax.Array, given: QTensor | Layer, fed: dict) -> Asked:
+    """What a kernel is asked for: ``x``, quantized if it is to be, by the weight."""
+    w = tensor(given)
+    layout = lay_out(spec.dims, spec.weight, x.ndim, w)
+    call = _kernel_call(spec, layout, x, w, fed)
+    _, rhs, rhs_scale, *_ = call.operands
+    right = right_operand(given, layout, rhs, rhs_scale)
+    return Asked(spec, layout, call, right, (x.shape, w.shape))
+
+
 def product(
     spec: DotSpec, x: jax.Array, given: QTensor | Layer, fed: dict, follow: Follow | None = None
 ) -> jax.Array:
     """The product by a kernel; with something after it only where `is_plain`."""
-    w = tensor(given)
-    layout = lay_out(spec.dims, spec.weight, x.ndim, w)
-    call = _kernel_call(spec, layout, x, w, fed)
-    lhs, rhs, rhs_scale, *rest = call.operands
-    right = right_operand(given, layout, rhs, rhs_scale)
-    after = {} if follow is None else _in_layout(spec, layout, follow, lhs.shape[0])
-    out = quantized_matmul(
-        lhs,
-        rest[0] if rest else None,
-        right.codes,
-        right.scale,
-        group=call.group,
-        out=call.out if follow is None else follow.out,
-        kernels=spec.kernels,
-        index=right.index,
-        stored=right.stored,
-        **after,
-    )
-    return restore(call.finish(out), layout, spec.dims, spec.weight, x.shape, w.shape)
+    return ask(spec, x, given, fed).answered(follow)
 
 
 def _in_layout(spec: DotSpec, layout: Layout, follow: Follow, batch: Any) -> dict[str, Any]:
@@ -153,11 +187,16 @@ def _in_layout(spec: DotSpec, layout: Layout, follow: Follow, batch: Any) -> dic
 
 
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    out = _dot(static, *primals)
+    return out, product_tangent(static, primals, tangents, out)
+
+
+def product_tangent(static: tuple, primals: tuple, tangents: tuple, out: jax.Array) -> jax.Array:
+    """The tangent of a product ``out``; the other arguments are those of its derivative rule."""
     spec, tree = static
     x, *arrays = primals
     fed, w = jax.tree.unflatten(tree, arrays)
     w = tensor(w)
-    out = _dot(static, *primals)
     dx, dw = tangents[0], tangents[-1] if w.latent is not None else None
     terms = []
     if not isinstance(dx, SymbolicZero):
@@ -170,8 +209,7 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
             if spec.drhs
             else float_dot(spec, seen(spec, x, w, fed), dw)
         )
-    tangent = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
-    return out, tangent
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
 
 
 _dot.defjvp(_jvp, symbolic_zeros=True)

@@ -12,6 +12,7 @@ Codes of two to four bits with a table are read as int4 are: one row by `[4096, 
 cores took 1.6 ms for int4 in groups of 32, nf4 1.5, fp4 1.8, int2 1.9, int3 3.6, and float32 14.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from qpass_kernels.cpu_codes import FP8
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype
 from qpass_kernels.native.layers import refusal
 from qpass_kernels.native.ragged import by_codes
-from qpass_kernels.stacks import alone
+from qpass_kernels.stacks import alone, one_of
 
 INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 """What the bit patterns of int4 stand for."""
@@ -54,34 +55,34 @@ def reads(product: Product) -> bool:
     return product.weight_only and bits in KINDS and not odd
 
 
-def run_stacked(
-    product: Product,
-    lhs: Any,
-    lhs_scale: Any,
-    stack: Any,
-    stack_scale: Any,
-    index: Any,
-    isa: str = "",
-) -> Any:
-    """Compute the product with a layer of a stack that is read in place.
+def run_joined(
+    products: Sequence[Product], lhs: Any, lhs_scale: Any, rights: Sequence[tuple], isa: str = ""
+) -> tuple[Any, ...]:
+    """Compute products that share their left operand, each with its own columns.
 
     Args:
-        product: what is computed.
+        products: what is computed; they differ in `n` at most.
         lhs: floats `[B, M, K]`.
         lhs_scale: None.
-        stack: codes `[S, B, N, K]`; those with a table see `Product.table`.
-        stack_scale: float32 `[S, B, N, 1 or G]`.
-        index: int32, which layer.
+        rights: for each a stack of codes `[S, B, N, K]` (those with a table see `Product.table`),
+            its scales, float32 `[S, B, N, 1 or G]`, and which layer, int32; it is read in place.
         isa: "avx512", "avx2", "neon" or "portable"; "" for the fastest that the machine has.
     """
     del lhs_scale
     lhs = reference.sealed(lhs).astype(jnp.float32)
-    codes, how = _codes(product, stack)
-    shape = jax.ShapeDtypeStruct((product.batch, product.m, product.n), jnp.float32)
+    product = products[0]
+    operands, how = [], {}
+    for stack, *rest in rights:
+        codes, how = _codes(product, stack)
+        operands += (codes, *rest)
+    shapes = [jax.ShapeDtypeStruct((p.batch, p.m, p.n), jnp.float32) for p in products]
     group = np.int64(product.group if product.grouped else product.k)
-    call = jax.ffi.ffi_call("QpassFloating", shape)
-    total = call(lhs, codes, stack_scale, index, group=group, isa=isa, **how)
-    return reference.sealed(total.astype(dtype(product.out)))
+    call = jax.ffi.ffi_call("QpassFloating", shapes)
+    totals = call(lhs, *operands, group=group, isa=isa, **how)
+    return tuple(reference.sealed(total.astype(dtype(product.out))) for total in totals)
+
+
+run_stacked = one_of(run_joined)
 
 
 def _codes(product: Product, stack: Any) -> tuple[Any, dict[str, Any]]:
@@ -116,6 +117,7 @@ NATIVE_FLOAT = Kernel(
     supports,
     alone(run_stacked),
     run_stacked,
+    run_joined=run_joined,
     reads=reads,
     local=True,
     ragged=by_codes(_codes),

@@ -10,6 +10,7 @@ Measured with AVX-512 VNNI, int8 `[4096, 4096]`: one row 22 GB/s out of memory w
 128, and 80 with AVX2.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from qpass_kernels.kernel import Kernel, Product, dtype
 from qpass_kernels.native.layers import refusal
 from qpass_kernels.native.ragged import NATIVE_RAGGED
 from qpass_kernels.native.rows import NATIVE_ROWS
-from qpass_kernels.stacks import alone
+from qpass_kernels.stacks import alone, one_of
 
 
 def supports(product: Product) -> str | None:
@@ -33,35 +34,31 @@ def supports(product: Product) -> str | None:
     )
 
 
-def run_stacked(
-    product: Product,
-    lhs: Any,
-    lhs_scale: Any,
-    stack: Any,
-    stack_scale: Any,
-    index: Any,
-    isa: str = "",
-) -> Any:
-    """Compute the product of the reference, with a layer of a stack that is read in place.
+def run_joined(
+    products: Sequence[Product], lhs: Any, lhs_scale: Any, rights: Sequence[tuple], isa: str = ""
+) -> tuple[Any, ...]:
+    """Compute products of the reference that share their left operand, each with its own columns.
 
     Args:
-        product: what is computed.
+        products: what is computed; they differ in `n` at most.
         lhs: integer codes `[B, M, K]`.
         lhs_scale: float32 `[B, M, 1 or G]`.
-        stack: integer codes `[S, B, N, K]`.
-        stack_scale: float32 `[S, B, N, 1 or G]`.
-        index: int32, which layer.
+        rights: for each a stack of integer codes `[S, B, N, K]`, its scales, float32 `[S, B, N, 1
+            or G]`, and which layer, int32; it is read in place.
         isa: "vnni", "avx2", "neondot", "neon" or "portable"; "" for the fastest there is.
     """
-    shape = jax.ShapeDtypeStruct((product.batch, product.m, product.n), dtype(product.out))
+    product = products[0]
+    shapes = [jax.ShapeDtypeStruct((p.batch, p.m, p.n), dtype(p.out)) for p in products]
     group = product.group if product.grouped else product.k
     # A custom call gets int4 as it lies in memory: two to a byte, low half first.
-    if stack.dtype == jnp.int4 and (product.k % 2 or group % 2):  # groups that end within a byte
-        stack = stack.astype(jnp.int8)
-    call = jax.ffi.ffi_call("QpassInteger", shape)
-    operands = (lhs.astype(jnp.int8), lhs_scale, stack, stack_scale, index)
-    return call(*operands, group=np.int64(group), isa=isa)
+    cut = product.k % 2 or group % 2  # groups that end within a byte
+    codes = [c.astype(jnp.int8) if cut and c.dtype == jnp.int4 else c for c, *_ in rights]
+    operands = [x for c, (_, *rest) in zip(codes, rights, strict=True) for x in (c, *rest)]
+    call = jax.ffi.ffi_call("QpassInteger", shapes)
+    return tuple(call(lhs.astype(jnp.int8), lhs_scale, *operands, group=np.int64(group), isa=isa))
 
+
+run_stacked = one_of(run_joined)
 
 NATIVE_INT = Kernel(
     "cpu-native-int",
@@ -69,6 +66,7 @@ NATIVE_INT = Kernel(
     supports,
     alone(run_stacked),
     run_stacked,
+    run_joined=run_joined,
     local=True,
     rows=NATIVE_ROWS,
     ragged=NATIVE_RAGGED,

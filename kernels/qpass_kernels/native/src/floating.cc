@@ -1,9 +1,11 @@
-// The handler QpassFloating: floats by codes with scales, added up in float32.
+// The handler QpassFloating: floats by codes with scales, added up in float32. One call multiplies
+// one left operand by several right ones, each with its own columns and result.
 #include "floating.h"
 
 #include <iterator>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "forms.h"
 #include "threads.h"
@@ -36,19 +38,38 @@ const Form* form_for(std::string_view name) {
   return nullptr;
 }
 
-void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
+int64_t blocks_of(const Operands& p) {
+  return p.batch * ceil_div(p.m, kRows) * ceil_div(p.n, kWidth);
+}
+
+void multiply_block(const Form& form, const Operands& p, const float* lhs, int64_t i) {
+  const int64_t across = ceil_div(p.n, kWidth), down = ceil_div(p.m, kRows);
+  const int64_t row = i / across % down * kRows, column = i % across * kWidth;
+  form.multiply[p.codes](p, lhs,
+                         {i / across / down, row, std::min(kRows, p.m - row), column,
+                          std::min(kWidth, p.n - column)});
+}
+
+// Products of one left operand, which is ordered once; threads take blocks of all of them.
+void multiply(ffi::ThreadPool& pool, const Form& form, const Operands* parts, int64_t count) {
+  const Operands& p = parts[0];
   const int64_t rows = p.batch * p.m, padded = round_up(p.k, form.block[p.codes]);
   const std::unique_ptr<float[]> lhs(new float[rows * padded]);
   parallel_for(pool, rows, threads_for(pool, rows * padded, kGrain),
                [&](int64_t row) { form.order_row[p.codes](p, row, lhs.get()); });
 
-  const int64_t across = ceil_div(p.n, kWidth), down = ceil_div(p.m, kRows);
-  const int64_t threads = threads_for(pool, rows * p.n * p.k, kGrain);
-  parallel_for(pool, p.batch * down * across, threads, [&](int64_t i) {
-    const int64_t row = i / across % down * kRows, column = i % across * kWidth;
-    const Block block{i / across / down, row, std::min(kRows, p.m - row), column,
-                      std::min(kWidth, p.n - column)};
-    form.multiply[p.codes](p, lhs.get(), block);
+  int64_t blocks = 0, columns = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    blocks += blocks_of(parts[i]);
+    columns += parts[i].n;
+  }
+  parallel_for(pool, blocks, threads_for(pool, rows * columns * p.k, kGrain), [&](int64_t i) {
+    const Operands* part = parts;
+    for (int64_t own = blocks_of(*part); i >= own; own = blocks_of(*part)) {
+      i -= own;
+      ++part;
+    }
+    multiply_block(form, *part, lhs.get(), i);
   });
 }
 
@@ -76,16 +97,25 @@ Operands operands(const Lhs& lhs, const ffi::AnyBuffer& rhs, const Scales& rhs_s
   return p;
 }
 
-ffi::Error floating(ffi::ThreadPool pool, Lhs lhs, ffi::AnyBuffer rhs, Scales rhs_scale,
-                    ffi::BufferR0<ffi::S32> index, ffi::Result<Lhs> out, int64_t group,
-                    std::string_view codes, ffi::Span<const float> table,
+ffi::Error floating(ffi::ThreadPool pool, Lhs lhs, ffi::RemainingArgs rest, ffi::RemainingRets outs,
+                    int64_t group, std::string_view codes, ffi::Span<const float> table,
                     ffi::Span<const int32_t> minifloat, std::string_view isa) {
   const Form* form = form_for(isa);
   if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
-  const int64_t layer = std::clamp<int64_t>(*index.typed_data(), 0, rhs.dimensions()[0] - 1);
-  multiply(pool, *form,
-           operands(lhs, rhs, rhs_scale, layer, out->typed_data(), group, codes_named(codes), table,
-                    minifloat));
+  std::vector<Operands> parts;
+  for (size_t i = 0; i < outs.size(); ++i) {
+    const auto rhs = rest.get<ffi::AnyBuffer>(3 * i);
+    const auto scale = rest.get<Scales>(3 * i + 1);
+    const auto index = rest.get<ffi::BufferR0<ffi::S32>>(3 * i + 2);
+    const auto out = outs.get<Lhs>(i);
+    if (!rhs || !scale || !index || !out) {
+      return ffi::Error::InvalidArgument("codes, scales and an index for each");
+    }
+    const int64_t layer = std::clamp<int64_t>(*index->typed_data(), 0, rhs->dimensions()[0] - 1);
+    parts.push_back(operands(lhs, *rhs, *scale, layer, (*out)->typed_data(), group,
+                             codes_named(codes), table, minifloat));
+  }
+  multiply(pool, *form, parts.data(), parts.size());
   return ffi::Error::Success();
 }
 
@@ -106,7 +136,7 @@ ffi::Error ragged(ffi::ThreadPool pool, Lhs lhs, ffi::AnyBuffer rhs, Scales rhs_
     p.m = std::clamp<int64_t>(rows.typed_data()[expert], 0, all - done);
     if (p.m * n == 0) continue;
     p.lhs += done * p.k;
-    multiply(pool, *form, p);
+    multiply(pool, *form, &p, 1);
     done += p.m;
   }
   std::fill(out->typed_data() + done * n, out->typed_data() + all * n, 0.0f);
@@ -120,10 +150,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassFloating, qpass::floating::floating,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<qpass::floating::Lhs>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<qpass::floating::Scales>()
-                                  .Arg<xla::ffi::BufferR0<xla::ffi::S32>>()
-                                  .Ret<qpass::floating::Lhs>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
                                   .Attr<int64_t>("group")
                                   .Attr<std::string_view>("codes")
                                   .Attr<xla::ffi::Span<const float>>("table")

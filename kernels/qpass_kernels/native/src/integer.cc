@@ -1,10 +1,13 @@
-// The handler QpassInteger: integer codes by integer codes, exact in int32 within a group.
+// The handler QpassInteger: integer codes by integer codes, exact in int32 within a group. One call
+// multiplies one left operand by several right ones, each with its own columns and result.
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
+#include "forms.h"
 #include "integer.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -33,13 +36,27 @@ constexpr int64_t kGrain = 1 << 19;
 // empty.
 const Form* form_for(const Operands& p, std::string_view name) {
   for (const Form* form : kForms) {
-    const bool named = name.empty() || name == name_of(form->isa);
-    if (named && has(form->isa) && form->takes(p)) return form;
+    if (may_take(form->isa, name) && form->takes(p)) return form;
   }
   return nullptr;
 }
 
-void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
+int64_t blocks_across(const Form& form, const Operands& p) { return ceil_div(p.n, form.columns); }
+
+int64_t blocks_of(const Form& form, const Operands& p) {
+  return p.batch * ceil_div(p.m, kRows) * blocks_across(form, p);
+}
+
+void multiply_block(const Form& form, const Operands& p, const Packed& packed, int64_t i) {
+  const int64_t across = blocks_across(form, p), down = ceil_div(p.m, kRows);
+  const int64_t row = i / across % down * kRows;
+  form.multiply(p, packed,
+                {i / across / down, row, std::min(kRows, p.m - row), i % across * form.columns});
+}
+
+// Products of one left operand, which is packed once; threads take blocks of all of them.
+void multiply(ffi::ThreadPool& pool, const Form& form, const Operands* parts, int64_t count) {
+  const Operands& p = parts[0];
   const int64_t rows = p.batch * p.m, row_codes = form.row_codes(p);
   std::unique_ptr<char[]> codes(new char[rows * row_codes * form.code_bytes]);
   std::unique_ptr<int32_t[]> starts(new int32_t[rows * ceil_div(p.k, p.group)]);
@@ -47,12 +64,19 @@ void multiply(ffi::ThreadPool& pool, const Form& form, const Operands& p) {
   parallel_for(pool, rows, threads_for(pool, rows * row_codes, kGrain),
                [&](int64_t row) { form.pack_row(p, row, packed); });
 
-  const int64_t across = ceil_div(p.n, form.columns), down = ceil_div(p.m, kRows);
-  const int64_t work = p.n * row_codes * p.batch * p.m;
-  parallel_for(pool, p.batch * down * across, threads_for(pool, work, kGrain), [&](int64_t i) {
-    const int64_t row = i / across % down * kRows;
-    form.multiply(p, packed,
-                  {i / across / down, row, std::min(kRows, p.m - row), i % across * form.columns});
+  int64_t blocks = 0, columns = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    blocks += blocks_of(form, parts[i]);
+    columns += parts[i].n;
+  }
+  const int64_t work = columns * row_codes * rows;
+  parallel_for(pool, blocks, threads_for(pool, work, kGrain), [&](int64_t i) {
+    const Operands* part = parts;
+    for (int64_t own = blocks_of(form, *part); i >= own; own = blocks_of(form, *part)) {
+      i -= own;
+      ++part;
+    }
+    multiply_block(form, *part, packed, i);
   });
 }
 
@@ -89,18 +113,40 @@ std::optional<Operands> operands(const Codes& lhs, const Scales& lhs_scale,
   return p;
 }
 
-ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, ffi::AnyBuffer stack,
-                   StackScales stack_scale, Scalar index, ffi::Result<ffi::AnyBuffer> out,
-                   int64_t group, std::string_view isa) {
-  auto p = operands(lhs, lhs_scale, stack, stack_scale, *index.typed_data(), group);
-  const auto type = float_type(out->element_type());
-  if (!p) return ffi::Error::InvalidArgument("the right operand is a stack of int8 or int4");
-  if (!type) return ffi::Error::InvalidArgument("results are float32, bfloat16 or float16");
-  if (out->element_count() == 0) return ffi::Error::Success();
-  p->out = out->untyped_data(), p->type = *type;
-  const Form* form = form_for(*p, isa);
+// The operands of part `i` of a call: three beside the left one, and a result.
+ffi::ErrorOr<Operands> part_of(const Codes& lhs, const Scales& lhs_scale, ffi::RemainingArgs rest,
+                               ffi::RemainingRets outs, int64_t i, int64_t group) {
+  const auto invalid = [](const char* why) {
+    return ffi::Unexpected(ffi::Error::InvalidArgument(why));
+  };
+  const auto stack = rest.get<ffi::AnyBuffer>(3 * i);
+  const auto scale = rest.get<StackScales>(3 * i + 1);
+  const auto index = rest.get<Scalar>(3 * i + 2);
+  const auto out = outs.get<ffi::AnyBuffer>(i);
+  if (!stack || !scale || !index || !out) return invalid("codes, scales and an index for each");
+  auto p = operands(lhs, lhs_scale, *stack, *scale, *index->typed_data(), group);
+  const auto type = float_type((*out)->element_type());
+  if (!p) return invalid("the right operand is a stack of int8 or int4");
+  if (!type) return invalid("results are float32, bfloat16 or float16");
+  p->out = (*out)->untyped_data(), p->type = *type;
+  return *p;
+}
+
+ffi::Error integer(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, ffi::RemainingArgs rest,
+                   ffi::RemainingRets outs, int64_t group, std::string_view isa) {
+  std::vector<Operands> parts;
+  for (size_t i = 0; i < outs.size(); ++i) {
+    const auto p = part_of(lhs, lhs_scale, rest, outs, i, group);
+    if (!p) return p.error();
+    if (p->bits != (parts.empty() ? *p : parts[0]).bits) {
+      return ffi::Error::InvalidArgument("codes of several products are of one type");
+    }
+    if (p->batch * p->m * p->n > 0) parts.push_back(*p);
+  }
+  if (parts.empty()) return ffi::Error::Success();
+  const Form* form = form_for(parts[0], isa);
   if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
-  multiply(pool, *form, *p);
+  multiply(pool, *form, parts.data(), parts.size());
   return ffi::Error::Success();
 }
 
@@ -124,7 +170,7 @@ ffi::Error ragged(ffi::ThreadPool pool, Codes lhs, Scales lhs_scale, ffi::AnyBuf
     p->out = result + done * width, p->type = *type;
     const Form* form = form_for(*p, isa);
     if (form == nullptr) return ffi::Error::InvalidArgument("this machine lacks the instructions");
-    multiply(pool, *form, *p);
+    multiply(pool, *form, &*p, 1);
     done += p->m;
   }
   std::memset(result + done * width, 0, (all - done) * width);
@@ -138,10 +184,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(QpassInteger, integer,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Codes>()
                                   .Arg<Scales>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<StackScales>()
-                                  .Arg<Scalar>()
-                                  .Ret<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
                                   .Attr<int64_t>("group")
                                   .Attr<std::string_view>("isa"));
 

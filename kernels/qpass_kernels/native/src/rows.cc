@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-#include "cpu.h"
+#include "forms.h"
 #include "sizes.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -45,7 +45,7 @@ constexpr Form kForms[] = {
 
 const Form* form_for(std::string_view name) {
   for (const Form& form : kForms) {
-    if ((name.empty() || name == name_of(form.isa)) && has(form.isa)) return &form;
+    if (may_take(form.isa, name)) return &form;
   }
   return nullptr;
 }
