@@ -46,9 +46,14 @@ def block_rows(product: RaggedProduct) -> int:
 
     Each expert's last block may hold one row only.
     """
-    if not isinstance(product.m, int):
+    return rows_of_block(product.m, product.experts)
+
+
+def rows_of_block(rows: Any, experts: int) -> int:
+    """The same, for so many rows of so many experts."""
+    if not isinstance(rows, int):
         return ROWS_OF_MANY
-    return min(1 + product.m // (5 * product.experts), MOST_ROWS)
+    return min(1 + rows // (5 * experts), MOST_ROWS)
 
 
 def _run(

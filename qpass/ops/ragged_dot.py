@@ -3,8 +3,10 @@
 Rows of the left operand belong to experts, sorted, and each is multiplied by the matrix of its own
 (JAX's first mode; the gradient of the left operand is such a product too). Scales of the right
 operand follow from the contraction as everywhere: one for each expert and column, or groups of the
-contracted axis. Where the experts' axis is a batch axis (the third mode), the product is a plain
-one. Gradients go straight through; the products for them are ordinary ragged ones, of floats.
+contracted axis. In the gradient of experts (the second mode), rows are summed over, those of each
+expert by themselves; both operands have a scale for each column. Where the experts' axis is a batch
+axis (the third mode), the product is a plain one. Gradients go straight through; the products for
+them are ordinary ragged ones, of floats.
 """
 
 import math
@@ -37,34 +39,47 @@ from qpass.ops.in_place import Right, right_operand
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.op import Decided, Op, Ran
 from qpass.ops.ragged_matmul import describe, ragged_matmul
+from qpass.ops.ragged_rows import sum_rows
 from qpass.ops.sharded import explicit_sharding
 from qpass.ops.straight_through import dequantize
 from qpass_kernels import Kernel, select_ragged
+from qpass_kernels.reference import sealed
 
 LEFT = "its weight is the operand whose rows are sorted by expert"
-CONTRACTED = "experts own parts of the contracted axis (the gradient of their weights)"
+BESIDE_ROWS = "more is summed over, or batched, than the rows that experts divide"
+ONE_SIDE = "sums over rows that experts divide take two quantized operands"
+GROUPS_OF_ROWS = "groups along rows that experts divide"
+ZERO_POINTS = "zero points in sums over rows that experts divide"
 NESTED = "rows of experts inside of other rows"
 SHARDED = "shardings are part of the types here"
 
 
 @dataclass(frozen=True)
 class RaggedSpec:
-    """A ``ragged_dot_general`` with a quantized right operand, in JAX's first mode.
+    """A ``ragged_dot_general`` with a quantized weight, in JAX's first mode or its second.
 
     Attributes:
-        dot: the contraction as of a plain product; the right operand is the weight.
+        dot: the contraction as of a plain product; in the first mode its right operand is the
+            weight.
         ragged: axis of the left operand that is divided among experts.
-        expert: axis of the right operand that counts them.
+        expert: axis of the right operand that counts them; None in the second mode.
     """
 
     dot: DotSpec
     ragged: int
-    expert: int
+    expert: int | None
+
+    @property
+    def of_experts(self) -> int:
+        """The axis that counts experts, in the first mode."""
+        assert self.expert is not None
+        return self.expert
 
     @property
     def numbers(self) -> lax.RaggedDotDimensionNumbers:
         """As JAX has it."""
-        return lax.RaggedDotDimensionNumbers(self.dot.dims, [self.ragged], [self.expert])
+        experts = [] if self.expert is None else [self.expert]
+        return lax.RaggedDotDimensionNumbers(self.dot.dims, [self.ragged], experts)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,8 @@ def _why_not(site: Site) -> str | None:
     if explicit_sharding(site.eqn.outvars[0].aval) is not None:
         return SHARDED
     if mode == "contracting":
-        return CONTRACTED
+        contract, batch = dimensions(site.eqn)
+        return BESIDE_ROWS if batch[0] or len(contract[0]) > 1 else None
     if mode == "batch":
         return None
     if site.weight == 0 or site.cotangent == 1:
@@ -103,7 +119,14 @@ def _outer(eqn: JaxprEqn) -> list[int]:
 
 
 def _why_not_scheme(site: Site, scheme: Scheme) -> str | None:
-    return None
+    if _mode(site.eqn) != "contracting":
+        return None
+    both = [q for q in (scheme.weight, scheme.act) if q]
+    if len(both) < 2:
+        return ONE_SIDE
+    if any(q.granularity.group for q in both):
+        return GROUPS_OF_ROWS
+    return None if all(q.symmetric for q in both) else ZERO_POINTS
 
 
 def _spec(decision: Decided, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> RaggedSpec | DotSpec:
@@ -119,8 +142,8 @@ def _spec(decision: Decided, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> Ragg
     )
     if _mode(eqn) == "batch":
         return dot
-    (ragged,), (expert,) = numbers.lhs_ragged_dimensions, numbers.rhs_group_dimensions
-    return RaggedSpec(dot, int(ragged), int(expert))
+    (ragged,), experts = numbers.lhs_ragged_dimensions, numbers.rhs_group_dimensions
+    return RaggedSpec(dot, int(ragged), int(experts[0]) if experts else None)
 
 
 def _run(spec: RaggedSpec | DotSpec, x: Any, w: Any, others: tuple, fed: Any) -> Any:
@@ -156,6 +179,8 @@ def _ragged(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
     fed, group_sizes, given = jax.tree.unflatten(tree, arrays)
     w = tensor(given)
+    if spec.expert is None:
+        return _summed(spec, x, w, group_sizes, fed)
     layout = _lay_out(spec, x.ndim, w)
     call = _call(spec, layout, x, w, group_sizes, fed)
     stack = _stack(spec, layout, given, call)
@@ -172,12 +197,30 @@ def _ragged(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     return restore(out, layout, spec.dot.dims, 1, x.shape, w.shape)
 
 
+def _summed(
+    spec: RaggedSpec, x: jax.Array, w: QTensor, group_sizes: jax.Array, fed: dict
+) -> jax.Array:
+    """The second mode: ``[E, lhs free, rhs free]``, rows summed over by expert."""
+    sides = {spec.dot.weight: w, 1 - spec.dot.weight: quantized_in_place(spec.dot, x, w, fed)}
+    rows, free = spec.dot.dims[0], []
+    operands = []
+    for side in (0, 1):
+        q = sides[side]
+        axes = tuple(d for d in range(q.ndim) if d not in rows[side])
+        operands.append(q.canonical((), axes, rows[side]))
+        free += [q.shape[d] for d in axes]
+    lhs, rhs = operands
+    total = sum_rows(lhs.codes[0], rhs.codes[0], group_sizes.astype(jnp.int32))
+    total = sealed(total * lhs.scale[0] * rhs.scale[0].T)
+    return jnp.reshape(total, (-1, *free)).astype(spec.dot.out)
+
+
 def _stack(spec: RaggedSpec, layout: Layout, w: QTensor | Layer, call: _Call) -> Right | None:
     """The stack that a layer of experts lies in; None where it cannot be read in place."""
     _, codes, scale, *_ = call.operands
     if not isinstance(w, Layer) or codes.shape[0] != 1 or w.stack.zero is not None:
         return None
-    place = replace(layout, w_batch=(*layout.w_batch, spec.expert))
+    place = replace(layout, w_batch=(*layout.w_batch, spec.of_experts))
     right = right_operand(w, place, codes[0], scale[0])
     return None if right.index is None or right.stored is not None else right
 
@@ -209,9 +252,10 @@ _ragged.defjvp(_jvp, symbolic_zeros=True)
 
 
 def _float_ragged(spec: RaggedSpec, x: Any, w: Any, group_sizes: jax.Array) -> jax.Array:
+    lhs, rhs = (w, x) if spec.dot.weight == 0 else (x, w)
     return lax.ragged_dot_general(
-        x,
-        w,
+        lhs,
+        rhs,
         group_sizes,
         spec.numbers,
         precision=spec.dot.precision,
@@ -220,16 +264,16 @@ def _float_ragged(spec: RaggedSpec, x: Any, w: Any, group_sizes: jax.Array) -> j
 
 
 def _lay_out(spec: RaggedSpec, x_ndim: int, w: QTensor) -> Layout:
-    """As of the plain product, the experts' axis in none of the lists."""
+    """As of the plain product, the experts' axis in none of the lists (the first mode)."""
     layout = lay_out(spec.dot.dims, 1, x_ndim, w)
-    return replace(layout, w_free=tuple(d for d in layout.w_free if d != spec.expert))
+    return replace(layout, w_free=tuple(d for d in layout.w_free if d != spec.of_experts))
 
 
 def _call(
     spec: RaggedSpec, layout: Layout, x: Any, w: QTensor, group_sizes: Any, fed: dict
 ) -> _Call:
     """Operands by batch: lhs ``[B, M, K]``, rhs ``[B, E, N, K]``, scales alike, ``[B, E]``."""
-    roles = ((*layout.w_batch, spec.expert), layout.w_free, layout.w_contract)
+    roles = ((*layout.w_batch, spec.of_experts), layout.w_free, layout.w_contract)
     if spec.dot.act is None:
         lhs = floats(flatten(x, layout, w.padded(layout.w_contract)))
         rhs = w.canonical(*roles)
@@ -240,7 +284,7 @@ def _call(
         lhs = as_kernels_take(_without_zero(lhs))
         rhs = w.canonical(*roles, cuts)
     rhs = _without_zero(rhs)
-    experts = w.shape[spec.expert]
+    experts = w.shape[spec.of_experts]
     codes, scale = (jnp.reshape(a, (-1, experts, *a.shape[1:])) for a in (rhs.codes, rhs.scale))
     sizes = _sizes(spec, layout, x, group_sizes)
     rest = () if lhs.scale is None else (lhs.scale,)
@@ -274,8 +318,10 @@ def _sizes(spec: RaggedSpec, layout: Layout, x: Any, group_sizes: Any) -> jax.Ar
 def _ran(spec: RaggedSpec | DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
     if isinstance(spec, DotSpec):
         return DOT_GENERAL.ran(spec, x, w, platform)
+    if spec.expert is None:
+        return Ran("xla", told=decoded(spec.dot, x, w))
     group: list[int] = []
-    sizes = jax.ShapeDtypeStruct((w.shape[spec.expert],), jnp.int32)
+    sizes = jax.ShapeDtypeStruct((w.shape[spec.of_experts],), jnp.int32)
 
     def operands(x: Any, w: QTensor, sizes: Any) -> tuple[jax.Array, ...]:
         layout = _lay_out(spec, x.ndim, w)

@@ -8,6 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import qpass
+from qpass.numerics import quantize
 from tests.kernels.ragged_oracle import SIZES
 
 M, K, N, E = 40, 32, 24, 4
@@ -77,17 +78,17 @@ def test_scales_that_columns_or_experts_share(weight, scales):
     assert abs(np.asarray(jax.jit(q)(stored, x, sizes)) - want).max() < 0.01 * abs(want).max()
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_error_against_float64(sizes):
+def test_error_against_float64():
     """Within what is known of int8 experts: 3% of the mean magnitude."""
     params, x = arrays()
-    got = jax.jit(qpass.transform(experts, INT8))(params, x, jnp.array(sizes, jnp.int32))
-    owner = np.repeat(np.arange(E), sizes)
-    rows = np.asarray(x, np.float64)[: len(owner)]
-    want = np.einsum("mk,mkn->mn", rows, np.asarray(params["w"], np.float64)[owner])
-    off = abs(np.asarray(got, np.float64)[: len(owner)] - want)
-    assert off.sum() <= 0.03 * abs(want).sum()
-    assert not np.any(got[len(owner) :])
+    program = jax.jit(qpass.transform(experts, INT8))
+    for sizes in SIZES.values():
+        got = np.asarray(program(params, x, jnp.array(sizes, jnp.int32)), np.float64)
+        owner = np.repeat(np.arange(E), sizes)
+        rows = np.asarray(x, np.float64)[: len(owner)]
+        want = np.einsum("mk,mkn->mn", rows, np.asarray(params["w"], np.float64)[owner])
+        assert abs(got[: len(owner)] - want).sum() <= 0.03 * abs(want).sum()
+        assert not np.any(got[len(owner) :])
 
 
 def test_gradients_are_those_of_plain_products():
@@ -236,6 +237,42 @@ def test_shard_map_over_experts():
     got = jax.jit(qpass.transform(sharded, INT8))(params, x, sizes)
     want = jax.jit(qpass.transform(experts, INT8))(params, x, sizes)
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+
+
+def test_gradient_of_experts_is_a_plain_product_for_each():
+    """Rows are summed over, so the scales of both operands are of all rows."""
+    x, g = (jax.random.normal(jax.random.key(n), (M, size)) for n, size in ((1, K), (2, N)))
+    numbers = lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], [])
+
+    def gradient(x, g, sizes):
+        return lax.ragged_dot_general(x, g, sizes, numbers)
+
+    q = qpass.transform(gradient, qpass.Rule(role="*", weight="int8", act="int8"), params=None)
+    program = jax.jit(q)
+    by_column = [quantize(v, qpass.int8.as_quantizer(), (0,)).dequantize() for v in (x, g)]
+    rows, grads = (np.asarray(v, np.float64) for v in by_column)
+    for sizes in SIZES.values():
+        got = np.asarray(program(x, g, jnp.array(sizes, jnp.int32)))
+        pairs = zip(sizes, np.cumsum(sizes), strict=True)
+        want = np.stack([rows[e - n : e].T @ grads[e - n : e] for n, e in pairs])
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_backward_products_of_a_training_step():
+    params, x = arrays()
+    sizes = jnp.array(SIZES["rows left"], jnp.int32)
+
+    def step(params, x):
+        return jax.grad(lambda p, x: jnp.sum(experts(p, x, sizes) ** 2), (0, 1))(params, x)
+
+    q = qpass.transform(
+        step, qpass.Rule(role=("forward", "dlhs", "drhs"), weight="int8", act="int8")
+    )
+    plan = q.plan(params, x)
+    assert {d.site.role for d in plan.decisions if d.action} == {"forward", "dlhs", "drhs"}
+    got, want = jax.jit(q)(params, x), step(params, x)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert 0 < np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
 
 
 def test_what_cannot_be_quantized_says_why():
