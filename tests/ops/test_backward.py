@@ -291,6 +291,17 @@ def test_ranges_captured_inside_serve_outside():
     assert not np.array_equal(jax.grad(clipped)(MLP, ROWS)["down"], got["down"])
 
 
+def test_each_operand_has_its_own_range():
+    """``drhs`` reads the activation in the range of the forward product."""
+    site = "w/dot_general.0"
+    ranges = {site: (-1.0, 1.0), f"{site}:dlhs.grad": (-0.5, 0.5), f"{site}:drhs.grad": (-2.0, 2.0)}
+    q = qpass.transform(weighted, [STATIC]).with_ranges(ranges)
+    dp, dx = jax.jit(jax.grad(q, (0, 1)))({"w": W}, X)
+    dlhs = back(G, "int8 tensor fixed,0.5", 1) @ back(W, "int8", 1).T
+    drhs = back(X, "int8 tensor fixed,1", 0).T @ back(G, "int8 tensor fixed,2", 0)
+    close((dx, dp["w"]), (dlhs, drhs))
+
+
 def test_a_static_gradient_without_a_range_is_an_error_when_it_comes():
     ranges = {f"{name}/dot_general.0": (-1.0, 1.0) for name in MLP}
     q = qpass.transform(mlp, [STATIC]).with_ranges(ranges)
