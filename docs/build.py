@@ -25,7 +25,7 @@ from qpass_bench.running.progress import Stages
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- example: (\S+) -->)(?:\n+```python\n.*?```)?", re.DOTALL)
 OUTPUT = re.compile(r"(<!-- output: (\S+), ([\w ]+) -->)(?:\n+```text\n.*?```)?", re.DOTALL)
-FIGURES = re.compile(r"(<!-- figures: training -->).*(<!-- end of figures -->)", re.DOTALL)
+FIGURES = re.compile(r"(<!-- figures: ([\w-]+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 TYPES = re.compile(r"(<!-- table: types -->)(?:\n+\|[^\n]*(?:\n\|[^\n]*)*)?")
 
 
@@ -88,13 +88,23 @@ def _performance() -> None:
     (DOCS / "performance.md").write_text(performance.performance(results), encoding="utf-8")
 
 
+SECTIONS = {"train-demo": training.section, "train": training.steps_section}
+
+
 def _training() -> None:
-    """The figures on the page on training, and the picture that it shows."""
-    report = _result("train-demo-cpu")
+    """The figures on the page on training that there are runs of, and the picture of curves."""
     page = DOCS / "training.md"
-    text = f"\\1\n\n{training.section(report).strip()}\n\n\\2"
-    page.write_text(FIGURES.sub(text, page.read_text(encoding="utf-8")), encoding="utf-8")
-    (DOCS / "images" / "training.svg").write_text(training.picture(report), encoding="utf-8")
+    text = FIGURES.sub(_figures, page.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
+    if _path("train-demo-cpu").is_file():
+        picture = training.picture(_result("train-demo-cpu"))
+        (DOCS / "images" / "training.svg").write_text(picture, encoding="utf-8")
+
+
+def _figures(match: re.Match) -> str:
+    if not _path(f"{match[2]}-cpu").is_file():
+        return match[0]
+    return f"{match[1]}\n\n{SECTIONS[match[2]](_result(f'{match[2]}-cpu')).strip()}\n\n{match[3]}"
 
 
 def _numerics() -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 REGRESSED = 1
 ROUNDS = 20
-"""Of `overhead`."""
+"""Of `overhead` and `train`."""
+QUICK = 3
+"""Rounds of `train --quick`."""
 PEERS = Path("bench/peers/peers.json")
 
 
@@ -38,12 +40,17 @@ class Suite(StrEnum):
     sweep = "sweep"
     transform = "transform"
     overhead = "overhead"
+    train = "train"
 
+
+COSTS = (Suite.transform, Suite.overhead, Suite.train)
+"""Suites whose rows are not of cases that kernels are held against."""
 
 SUITES = (
     "products, blocks, models, or all of these: speed beside float and peers. "
     "sweep: random shapes. transform: cost of rewriting. "
-    "overhead: cost of calls, memory while quantizing, bytes on disk."
+    "overhead: cost of calls, memory while quantizing, bytes on disk. "
+    "train: time and memory of a training step."
 )
 Pattern = Annotated[
     str, typer.Option("--filter", metavar="REGEX", help="Only cases in whose name this occurs.")
@@ -115,12 +122,14 @@ def bench(
     """Time quantized products, blocks and models beside float, or what rewriting costs."""
     with terminal.errors_as_one_line(traceback), terminal.needs_extra("bench"):
         foreign = {"--html": html, "--compare": compare, "--results": results, "--isa": isa}
-        _refuse(suite, foreign if suite in (Suite.transform, Suite.overhead) else {})
+        _refuse(suite, foreign if suite in COSTS else {})
         _refuse(suite, {} if suite is Suite.transform else {"--plot": plot})
         if suite is Suite.transform:
             report, drawn = _transform(plot)
         elif suite is Suite.overhead:
             report, drawn = _overhead(rounds or ROUNDS)
+        elif suite is Suite.train:
+            report, drawn = _train(pattern, rounds or (QUICK if quick else ROUNDS))
         else:
             from qpass_bench.running.session import Asked
 
@@ -179,6 +188,19 @@ def _overhead(rounds: int) -> tuple[Any, Any]:
     with show.progress_bar("measuring", overhead.steps(), terminal.progress()) as tick:
         report = overhead.run(rounds, tick)
     return report, overhead.shown(report)
+
+
+def _train(pattern: str, rounds: int) -> tuple[Any, Any]:
+    from qpass_bench.pages import training
+    from qpass_bench.training import speed
+
+    chosen = speed.chosen(pattern)
+    if not chosen:
+        every = ", ".join(speed.title(*pair) for pair in speed.chosen())
+        raise QPassError(f"No case of train fits {pattern!r}: {every}.")
+    with show.progress_bar("training", len(chosen), terminal.progress()) as tick:
+        report = speed.run(chosen, rounds, tick)
+    return report, training.steps_shown(report)
 
 
 def _page(report: Any, quality: Path | None) -> str:

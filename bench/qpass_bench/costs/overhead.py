@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from qpass_bench.costs import calls, on_disk, peak
+from qpass_bench.running import memory
 from qpass_bench.running.machine import details
 
 SCHEMA = "qpass-overhead/1"
@@ -35,7 +36,7 @@ def run(rounds: int = 20, tick: Callable[[], None] = lambda: None) -> dict[str, 
         "machine": details(),
         "programs": calls.programs(),
         "calls": calls.times(rounds, tick),
-        "memory": list(_memory(peak.cases() if peak.supported() else (), tick)),
+        "memory": list(_memory(peak.cases() if memory.supported() else (), tick)),
         "disk": on_disk.rows(),
     }
 

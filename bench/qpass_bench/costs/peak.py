@@ -16,7 +16,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,8 +23,8 @@ import jax.numpy as jnp
 
 import qpass
 from qpass.quantize import tree_nbytes
+from qpass_bench.running.memory import forget, held
 
-STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 """With this, glibc gives every array back to the system when it is freed."""
 
@@ -62,11 +61,6 @@ def cases(width: int = 4096) -> list[Model]:
     return [*large, Model(12, width // 2), Model(12, width // 2, mapped=True)]
 
 
-def supported() -> bool:
-    """Whether this system tells how much memory a process held at most."""
-    return FORGET.exists()
-
-
 def measure(model: Model) -> dict[str, Any]:
     """Run the model in a process of its own."""
     words = [sys.executable, "-m", "qpass_bench.costs.peak", json.dumps(asdict(model))]
@@ -94,7 +88,7 @@ def run(model: Model) -> dict[str, float]:
     gc.collect()
     before = held("VmRSS")
     params = [jax.block_until_ready(make(number)) for number in range(model.leaves)]
-    FORGET.write_text("5")
+    forget()
     result = jax.block_until_ready(q.quantize(params, x, donate=model.donate))
     leaf = float_leaf.size * float_leaf.dtype.itemsize
     most, after = held("VmHWM") - before, held("VmRSS") - before
@@ -122,13 +116,6 @@ def _leaf(width: int, dtype: str, number: int) -> jax.Array:
     """A matrix that is made without another array beside it."""
     along = jnp.arange(width, dtype=jnp.float32)
     return jnp.sin(along[:, None] * (number + 1) + along).astype(dtype)
-
-
-def held(field: str) -> int:
-    """Bytes of a field of the status of this process."""
-    lines = STATUS.read_text(encoding="utf-8").splitlines()
-    found = next(line for line in lines if line.startswith(f"{field}:"))
-    return int(found.split()[1]) * 1024
 
 
 def main() -> None:

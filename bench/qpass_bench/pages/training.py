@@ -16,13 +16,25 @@ from qpass_bench.pages.plots import svg
 from qpass_bench.training.demo import missed
 
 Report = Mapping[str, Any]
-HEAD = ("", "loss", "over float", "seed by seed", "allowed", "gradients", "allowed", "ms a step")
+HEAD = (
+    "",
+    "loss",
+    "over float",
+    "seed by seed",
+    "allowed",
+    "gradients at the start",
+    "allowed",
+    "in the end",
+    "ms a step",
+)
 
 
 def rows(task: Report) -> Iterable[tuple[str, ...]]:
     """A row a recipe, as in `HEAD`."""
     for row in task["recipes"]:
-        off, limit = row["gradients"], row["gradients_within"]
+        off, end, limit = (
+            row[key] for key in ("gradients", "gradients_in_the_end", "gradients_within")
+        )
         quantized = row["within"] is not None
         yield (
             row["name"],
@@ -32,6 +44,7 @@ def rows(task: Report) -> Iterable[tuple[str, ...]]:
             f"{row['within']:.0%}" if quantized else "",
             f"{off['mean']:.4f}" if off else "",
             f"{limit:g}" if limit else "",
+            f"{end['mean']:.4f}" if end else "",
             f"{1e3 * row['seconds'] / task['steps']:,.0f}",
         )
 
@@ -97,3 +110,50 @@ def curves(report: Report) -> Figure:
 def picture(report: Report) -> str:
     """The curves as SVG text."""
     return svg(curves(report))
+
+
+STEPS = ("", "", "ms a step", "fastest to slowest", "speed over float", "XLA, MB", "process, MB")
+
+
+def step_rows(report: Report) -> Iterable[tuple[str, ...]]:
+    """A row for everybody who takes a step in a case, as in `STEPS`."""
+    for row in report["rows"]:
+        low, high = row["ms_range"]
+        peak = row["peak_bytes"]
+        yield (
+            row["case"],
+            row["variant"],
+            f"{row['ms']:.1f}",
+            f"{low:.1f} to {high:.1f}",
+            f"{row['over_float']:.2f}×",
+            f"{row['temporary_bytes'] / 1e6:.1f}",
+            "" if peak is None else f"{peak / 1e6:.0f}",
+        )
+
+
+def steps_shown(report: Report) -> RenderableType:
+    """Time and memory of steps for a terminal, and who is missing."""
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(STEPS):
+        drawn.add_column(name, justify="right" if number > 1 else "left")
+    for row in step_rows(report):
+        drawn.add_row(*row)
+    return Group(drawn, Text("\n".join(_missing(report))))
+
+
+def _missing(report: Report) -> list[str]:
+    return [f"{m['case']}, {m['variant']}: {m['why']}" for m in report["missing"]]
+
+
+def steps_section(report: Report) -> str:
+    """The part of ``docs/training.md`` on what a step costs."""
+    machine = report["machine"]
+    return template("training_steps").substitute(
+        cpu=machine["cpu"],
+        cores=machine["cores"],
+        jax=machine["jax"],
+        date=report["date"],
+        rounds=report["rounds"],
+        table=table(STEPS, step_rows(report)),
+        missing="".join(f"- {line}\n" for line in _missing(report)),
+    )

@@ -27,9 +27,10 @@ class ViT(nn.Module):
     """Patches of 7 × 7, blocks, and the mean of all positions."""
 
     width: int = 64
-    blocks: int = 2
+    blocks: int = 1
     heads: int = 4
     patch: int = 7
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -38,9 +39,26 @@ class ViT(nn.Module):
         cut = images.reshape(count, side, self.patch, side, self.patch).swapaxes(2, 3)
         x = nn.Dense(self.width, name="patches")(cut.reshape(count, side**2, self.patch**2))
         x = x + self.param("positions", nn.initializers.normal(0.02), x.shape[1:])
+        block = nn.remat(Block) if self.remat else Block
         for number in range(self.blocks):
-            x = Block(self.heads, name=f"block{number}")(x)
+            x = block(self.heads, name=f"block{number}")(x)
         return nn.Dense(10, name="head")(nn.LayerNorm()(x).mean(1))
+
+
+class Blocks(nn.Module):
+    """Blocks and nothing else."""
+
+    blocks: int = 2
+    heads: int = 8
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``f32[B, T, W] -> f32[B, T, W]``."""
+        block = nn.remat(Block) if self.remat else Block
+        for number in range(self.blocks):
+            x = block(self.heads, name=f"block{number}")(x)
+        return x
 
 
 def init(model: nn.Module, key: jax.Array) -> Any:

@@ -91,7 +91,8 @@ def _task(task: Task, recipes: Sequence[Recipe], seeds: int, stages: Stages) -> 
         with stages.stage(name, seeds * task.steps) as tick:
             runs.append([trainer.run(seed, tick) for seed in range(seeds)])
     with stages.stage(f"{task.name}, gradients", len(trainers)) as tick:
-        off = _gradients(trainers, runs[0][0].params, tick)
+        ends = trainers[0].start(seed=0)[0], runs[0][0].params
+        off = _gradients(trainers, ends, tick)
     float_losses = [each.loss for each in runs[0]]
     return {
         "name": task.name,
@@ -107,21 +108,24 @@ def _task(task: Task, recipes: Sequence[Recipe], seeds: int, stages: Stages) -> 
     }
 
 
-def _gradients(trainers: Sequence[Trainer], params: Any, tick: Callable[[], None]) -> list[Any]:
-    """Of each recipe that quantizes them, at what float has learned in the end."""
+def _gradients(
+    trainers: Sequence[Trainer], ends: tuple[Any, Any], tick: Callable[[], None]
+) -> list[list[Any]]:
+    """Of each recipe that quantizes them, where float started and at what it has learned."""
     task = trainers[0].task
     batch = next(task.split.batches(task.batch, seed=0))
-    wanted = jax.jit(jax.grad(task.loss))(params, *batch)
+    exact = jax.jit(jax.grad(task.loss))
+    wanted = [exact(params, *batch) for params in ends]
     found = []
     for trainer in trainers:
-        asked = trainer.recipe.gradients is not None
-        found.append(differences(trainer, params, batch, wanted) if asked else None)
+        asked = zip(ends, wanted, strict=True) if trainer.recipe.gradients is not None else ()
+        found.append([differences(trainer, p, batch, exactly) for p, exactly in asked])
         tick()
     return found
 
 
 def _recipe(
-    trainer: Trainer, runs: Sequence[Run], float_losses: Sequence[float], gradients: Any
+    trainer: Trainer, runs: Sequence[Run], float_losses: Sequence[float], gradients: Sequence[Any]
 ) -> dict[str, Any]:
     recipe = trainer.recipe
     loss = statistics.mean(each.loss for each in runs)
@@ -134,7 +138,8 @@ def _recipe(
         "over_float": loss / statistics.mean(float_losses) - 1,
         "each_over_float": [r.loss / f - 1 for r, f in zip(runs, float_losses, strict=True)],
         "within": recipe.within,
-        "gradients": gradients,
+        "gradients": gradients[0] if gradients else None,
+        "gradients_in_the_end": gradients[1] if gradients else None,
         "gradients_within": recipe.gradients,
         "seconds": statistics.mean(each.seconds for each in runs),
         "runs": [{"loss": each.loss, "curve": thinned(each.curve)} for each in runs],

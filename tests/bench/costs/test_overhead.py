@@ -11,6 +11,7 @@ from rich.console import Console
 
 import qpass
 from qpass_bench.costs import calls, on_disk, overhead, peak
+from qpass_bench.running import memory
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,7 +56,7 @@ def test_times_are_those_of_a_call():
     assert all(row["us_range"][0] <= row["us"] <= row["us_range"][1] for row in rows)
 
 
-@pytest.mark.skipif(not peak.supported(), reason="the system does not tell what a process held")
+@pytest.mark.skipif(not memory.supported(), reason="the system does not tell what a process held")
 def test_memory_is_that_of_another_process():
     # leaves of 2 MiB: smaller ones may be put where memory was freed before, and count as nothing
     row = peak.measure(peak.Model(leaves=4, width=1024, dtype="bfloat16", mapped=True))

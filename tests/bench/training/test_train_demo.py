@@ -70,6 +70,9 @@ def test_gradients_are_quantized_where_the_recipe_says_so(report):
     assert off["float"] is off["QAT int4 g32"] is None
     assert 0.001 < off["int8"]["mean"] < 0.05
     assert off["int8"]["mean"] < off["fp8 current"]["mean"] < 0.2
+    ends = [row["gradients_in_the_end"] for row in report["tasks"][0]["recipes"]]
+    assert [end is None for end in ends] == [True, False, False, False, True]
+    assert ends[1] != off["int8"]
     assert off["int8"]["worst_mean"] >= off["int8"]["mean"]
 
 
@@ -135,7 +138,7 @@ def test_table_page_and_curves(report):
 
 
 def test_the_classifier_is_a_function_of_all_pixels():
-    model = classifier.ViT(width=8, blocks=1, heads=2)
+    model = classifier.ViT(width=8, heads=2)
     params = classifier.init(model, jax.random.key(0))
     image = jax.random.uniform(jax.random.key(1), (1, 28, 28))
     off = jax.grad(lambda x: classifier.loss(model, params, x, jnp.array([3])))(image)
