@@ -8,6 +8,7 @@ import jax
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels import KERNELS, select_ragged
 from qpass_kernels.hopper.ragged import HOPPER_RAGGED, configs
 from qpass_kernels.hopper.ragged_kernel import Config
 from tests.aot.devices import ragged_shapes
@@ -60,6 +61,7 @@ LOWERED = [
 def test_lowers_for_cuda_without_a_gpu(m, lhs, rhs, group, lhs_group):
     out = BF16 if m == 8 else "float32"
     p = ragged(m, 1000, 1536, 8, lhs, rhs, group=group, lhs_group=lhs_group, out=out)
+    assert select_ragged(KERNELS, "cuda", p).ragged is HOPPER_RAGGED
     traced = jax.jit(lambda *a: HOPPER_RAGGED.run(p, *a)).trace(*ragged_shapes(p))
     assert "mosaic_gpu_v2" in traced.lower(lowering_platforms=("cuda",)).as_text()
 

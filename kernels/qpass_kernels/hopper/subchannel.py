@@ -6,6 +6,7 @@ from qpass_kernels.hopper import tiles
 from qpass_kernels.hopper.codes import are_codes
 from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.multiply import multiply
+from qpass_kernels.hopper.ragged import HOPPER_RAGGED
 from qpass_kernels.hopper.work import Config, Work
 from qpass_kernels.kernel import Kernel, Product, first_reason, fuses_all
 
@@ -64,4 +65,5 @@ HOPPER_SUBCHANNEL = Kernel(
     meant_for=meant_for,
     fuses=fuses_all,
     configs=configs,
+    ragged=HOPPER_RAGGED,
 )

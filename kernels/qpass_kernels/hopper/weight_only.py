@@ -10,6 +10,7 @@ from qpass_kernels.hopper.device import MULTIPROCESSORS, on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
 from qpass_kernels.hopper.layouts import LOADED
 from qpass_kernels.hopper.many_rows import CONSUMERS, WIDTH, ManyRows
+from qpass_kernels.hopper.ragged import HOPPER_RAGGED
 from qpass_kernels.hopper.registers import ROWS, Weight, ring_bytes
 from qpass_kernels.kernel import (
     Kernel,
@@ -182,4 +183,5 @@ HOPPER_WEIGHT_ONLY = Kernel(
     meant_for=meant_for,
     fuses=fuses_all,
     configs=configs,
+    ragged=HOPPER_RAGGED,
 )
