@@ -29,5 +29,5 @@ def test_compiles(p, generation, record):
     kernel = next(k for k in TPU_KERNELS if k.meant_for(p))
     device = tpu(generation)
     compiled = lower(device, lambda *a: kernel.run(p, *a), *shapes(p), *abstract(p)).compile()
-    assert "tpu_custom_call" in compiled.as_text()
+    assert "tpu_custom_call" in str(compiled.as_text())
     record(generation, kernel.name, f"{name(p)}, {p.epilogue}", str(kernel.configs(p)[0]))

@@ -39,7 +39,9 @@ def test_a_layer_of_a_stack():
     p = replace(product(9, 130, 300, "int8", "int8"), epilogue=ALL)
     lhs, lhs_scale, rhs, rhs_scale, *extra = operands(p)
     stack, scales = (jnp.stack([jnp.zeros_like(x), x]) for x in (rhs, rhs_scale))
-    run = jax.jit(lambda *a: TPU_CODES.run_stacked(p, *a, config=OVER_EDGES, interpret=True))
+    run_stacked = TPU_CODES.run_stacked
+    assert run_stacked is not None
+    run = jax.jit(lambda *a: run_stacked(p, *a, config=OVER_EDGES, interpret=True))
     got = run(lhs, lhs_scale, stack, scales, jnp.int32(1), *extra)
     assert_close(p, got, (lhs, lhs_scale, rhs, rhs_scale, *extra))
 
