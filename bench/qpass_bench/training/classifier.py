@@ -27,7 +27,7 @@ class ViT(nn.Module):
     """Patches of 7 × 7, blocks, and the mean of all positions."""
 
     width: int = 64
-    blocks: int = 1
+    blocks: int = 2
     heads: int = 4
     patch: int = 7
     remat: bool = False

@@ -161,7 +161,15 @@ def missed(report: dict[str, Any]) -> list[str]:
             name = f"{task['name']}, {row['name']}"
             if row["within"] is not None and not row["over_float"] <= row["within"]:
                 found.append(f"{name}: loss {row['over_float']:+.2%}, allowed {row['within']:.0%}")
-            allowed = row["gradients_within"]
-            if allowed is not None and not row["gradients"]["mean"] < allowed:
-                found.append(f"{name}: gradients {row['gradients']['mean']:.3f}, allowed {allowed}")
+            found += [f"{name}: {text}" for text in _far_gradients(row)]
     return found
+
+
+def _far_gradients(row: dict[str, Any]) -> list[str]:
+    ends = {"at the start": row["gradients"], "in the end": row["gradients_in_the_end"]}
+    allowed = row["gradients_within"]
+    return [
+        f"gradients {when} {off['mean']:.3f}, allowed {allowed}"
+        for when, off in ends.items()
+        if allowed is not None and not off["mean"] < allowed
+    ]

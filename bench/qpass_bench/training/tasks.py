@@ -72,7 +72,7 @@ def letters(
 
 def digits(
     model: classifier.ViT | None = None,
-    steps: int = 400,
+    steps: int = 300,
     batch: int = 128,
     held_out: int = 2000,
     cache: Path | None = None,

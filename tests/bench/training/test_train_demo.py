@@ -111,9 +111,11 @@ def test_what_is_too_far_off_is_named(report):
     assert demo.missed({"tasks": []}) == []
     row = changed["tasks"][0]["recipes"][1]
     row["over_float"], row["gradients"]["mean"] = 0.02, float("nan")
-    assert demo.missed(changed)[:2] == [
+    row["gradients_in_the_end"]["mean"] = 0.06
+    assert demo.missed(changed)[:3] == [
         "counting, int8: loss +2.00%, allowed 1%",
-        "counting, int8: gradients nan, allowed 0.05",
+        "counting, int8: gradients at the start nan, allowed 0.05",
+        "counting, int8: gradients in the end 0.060, allowed 0.05",
     ]
 
 
