@@ -41,7 +41,7 @@ def _cases():
         for epilogue in (ALL, *OTHERS):
             whole = replace(p, epilogue=epilogue)
             first = [0] * kernel.fuses(whole)
-            for number in ends(kernel.configs(p)) if epilogue == ALL else first:
+            for number in ends(kernel.configs(whole)) if epilogue == ALL else first:
                 yield kernel, whole, number
 
 

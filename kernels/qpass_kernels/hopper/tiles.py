@@ -74,8 +74,14 @@ def _pairs(product: Product, large: Config, square: Config) -> list[Config]:
 
 
 def _has_room(product: Product) -> bool:
-    """Whether 128 sums a thread leave registers: not for scales both of groups and of rows."""
-    return product.lhs_scale == product.rhs_scale
+    """Whether 128 sums a thread leave registers.
+
+    Not for scales both of groups and of rows, nor for an activation after sums that are added up in
+    float32 beside those of the tensor core.
+    """
+    twice = product.grouped or not product.integer
+    follows = twice and product.epilogue.activation is not None
+    return product.lhs_scale == product.rhs_scale and not follows
 
 
 def _count(product: Product, config: Config) -> int:
