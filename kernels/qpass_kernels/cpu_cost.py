@@ -9,10 +9,10 @@ A warning too many is better than one that is missing: float32 is taken to be as
 fastest quarter of its measurements, quantized products to be as slow as in the slowest.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from qpass_kernels import cpu_groups
-from qpass_kernels.kernel import Product
+from qpass_kernels.kernel import Chores, Product
 
 WARNED = 0.9
 """Estimated speed over float32's below which a plan says so."""
@@ -25,6 +25,7 @@ REASONS = (
     "sums of groups cost more than the product saves",
     "multiplies more slowly",
     "each call decodes the weight",
+    "XLA quantizes the activations, in several loops",
     "each call copies the weight, whose rows do not end with a group or a byte",
 )
 """What to say of each part where it is the one that costs most."""
@@ -34,6 +35,9 @@ COPY_BYTE, COPY = 0.25, {"int4": 1.2}
 
 DECODE, SHIFT = 0.8, {"uint8": 0.1, "uint4": 0.31}
 """Nanoseconds for each code that is decoded; those of unsigned integers are only shifted."""
+
+FORMULA_CALL, FORMULA = 40000, 2.0
+"""Nanoseconds for quantizing activations by the formula, and for each number of them."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,16 @@ class Costs:
     part: float
     step: float
 
-    def parts(self, product: Product, copied: bool, decoded: str = "") -> tuple[float, ...]:
-        """Nanoseconds for each field, and for decoding and copying the weight first if that is."""
+    def parts(self, product: Product, chores: Chores) -> tuple[float, ...]:
+        """Nanoseconds for each field, then for decoding the weight, quantizing, and copying."""
         b, m, n, k = product.batch, product.m, product.n, product.k
         left, weight, result = b * m * k, b * n * k, b * m * n
         counts = (1, left, weight, result, result * product.groups, left * n)
         spent = (cost * count for cost, count in zip(astuple(self), counts, strict=True))
-        decoding = SHIFT.get(decoded, DECODE) if decoded else 0
-        return (*spent, weight * decoding, copied * weight * COPY.get(product.rhs, COPY_BYTE))
+        decoding = SHIFT.get(chores.decoded, DECODE) if chores.decoded else 0
+        quantizing = chores.formula * (FORMULA_CALL + FORMULA * left)
+        copying = chores.padded * weight * COPY.get(product.rhs, COPY_BYTE)
+        return (*spent, weight * decoding, quantizing, copying)
 
 
 FLOAT32 = Costs(3400, 0.26, 0.259, 0.26, 0.0, 0.0094)
@@ -76,28 +82,33 @@ XLA_CODES_GROUPED = Costs(9400, 2.9, 0.52, 0.0, 1.7, 0.0)
 XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.0, 0.63, 0.018)
 
 
-def native_integer(product: Product, padded: bool, decoded: str = "") -> str:
+def native_integer(product: Product, chores: Chores) -> str:
     """What to say of a compiled product of integer codes."""
     costs = NATIVE_CODES_GROUPED if product.grouped else NATIVE_CODES
-    return warning(costs, product, padded or _is_odd(product, product.k, product.group), decoded)
+    return warning(costs, product, _copying(chores, _is_odd(product, product.k, product.group)))
 
 
-def native_floating(product: Product, padded: bool, decoded: str = "") -> str:
+def native_floating(product: Product, chores: Chores) -> str:
     """What to say of a compiled weight-only product."""
     plain = "int" in product.rhs and not product.grouped
     costs = NATIVE_INTS if plain else NATIVE_OTHERS
-    return warning(costs, product, padded or _is_odd(product, product.k), decoded)
+    return warning(costs, product, _copying(chores, _is_odd(product, product.k)))
 
 
-def by_xla(product: Product, padded: bool, decoded: str = "") -> str:
-    """What to say of a product that XLA compiles."""
+def by_xla(product: Product, chores: Chores) -> str:
+    """What to say of a product that XLA compiles; its costs know that XLA quantizes, too."""
     exact = product.integer and not product.grouped
     costs = XLA_CODES if exact else XLA_FLOATS
     if cpu_groups.fits(product):
         costs = XLA_CODES_GROUPED
     short = product.grouped and not product.symbolic and product.k % product.group
     odd = _is_odd(product, product.k, product.group)
-    return warning(costs, product, bool(padded or short or odd), decoded)
+    chores = replace(chores, formula=False)
+    return warning(costs, product, _copying(chores, bool(short or odd)))
+
+
+def _copying(chores: Chores, copied: bool) -> Chores:
+    return replace(chores, padded=chores.padded or copied)
 
 
 def _is_odd(product: Product, *sizes: int) -> bool:
@@ -106,11 +117,11 @@ def _is_odd(product: Product, *sizes: int) -> bool:
     return odd and any(size % 2 for size in sizes)
 
 
-def warning(costs: Costs, product: Product, copied: bool, decoded: str = "") -> str:
+def warning(costs: Costs, product: Product, chores: Chores) -> str:
     """How fast the product is expected to be, and why, if that may be slower than float32."""
     if product.symbolic:
         return ""
-    own, base = costs.parts(product, copied, decoded), FLOAT32.parts(product, False)
+    own, base = costs.parts(product, chores), FLOAT32.parts(product, Chores())
     speed = sum(base) / sum(own)
     if speed >= WARNED:
         return ""

@@ -124,6 +124,22 @@ def fuses_all(product: Product) -> bool:
 
 
 @dataclass(frozen=True)
+class Chores:
+    """What is done at every call before a kernel runs.
+
+    Attributes:
+        padded: the weight is filled up to whole groups.
+        decoded: the name of the type that the weight is decoded from; "" where it is not.
+        formula: the left operand is quantized by the formula, as XLA compiles it, and not by a
+            kernel for rows.
+    """
+
+    padded: bool = False
+    decoded: str = ""
+    formula: bool = False
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One way to compute products.
 
@@ -149,9 +165,8 @@ class Kernel:
         ragged: a way to compute ragged products (mixtures of experts); None: it has none.
         meant_for: whether the product is of the kind that this kernel is there for; others are
             passed over without a word.
-        slow: (Product, whether the weight is first padded to whole groups, the name of the type
-            that it is first decoded from or "", both at every call) -> what a plan should say where
-            this may be slower than float; "" where it should not be, or nobody knows.
+        slow: (Product, `Chores`) -> what a plan should say where this may be slower than float; ""
+            where it should not be, or nobody knows.
         fuses: whether `run` computes the product's epilogue as well. For all others it is applied
             to what they give in float32.
         configs: Product -> what `run` takes as `config=` for a supported product: frozen
@@ -170,7 +185,7 @@ class Kernel:
     rows: RowQuantizer | None = None
     ragged: RaggedMatmul | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
-    slow: Callable[[Product, bool, str], str] = lambda product, padded, decoded: ""
+    slow: Callable[[Product, Chores], str] = lambda product, chores: ""
     fuses: Callable[[Product], bool] = fuses_nothing
     configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()
 

@@ -10,8 +10,10 @@ from qpass.ops.backward import BackwardProduct
 from qpass.ops.decoded import decoded
 from qpass.ops.dot_general import DotSpec, product_of, quantized_dot
 from qpass.ops.op import Decided, Op, Ran
+from qpass.ops.rows import has_plain_rows
 from qpass.ops.sharded import explicit_sharding
 from qpass_kernels import Kernel, select
+from qpass_kernels.kernel import Chores
 
 EVERY_KERNEL = "every kernel"
 
@@ -53,7 +55,8 @@ def _ran(spec: DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
     padded = product.batch * product.n * product.k != w.size
     reads = picked.product.table is not None
     from_type = "" if reads or not decoding(w.qtype, packed=True) else w.qtype.name
-    slow = picked.kernel.slow(picked.product, padded, from_type)
+    formula = spec.act is not None and not has_plain_rows(spec.act)
+    slow = picked.kernel.slow(picked.product, Chores(padded, from_type, formula))
     return Ran(picked.kernel.name, picked.refused, slow, decoded(spec, x, w, reads))
 
 

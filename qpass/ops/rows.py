@@ -38,13 +38,17 @@ def is_by_rows(x: jax.Array, quantizer: Quantizer, contract: Sequence[int]) -> b
     scale of its own, and nothing but the values decides the codes. Where shardings are part of the
     types it is not: to a kernel, rows would be gathered.
     """
+    ends_in_rows = contract and tuple(contract) == _last_axes(x, len(contract))
+    is_sharded = explicit_sharding(jax.typeof(x)) is not None
+    return bool(has_plain_rows(quantizer) and ends_in_rows and not is_sharded)
+
+
+def has_plain_rows(quantizer: Quantizer) -> bool:
+    """Whether it gives rows or groups of them symmetric int8 codes, each with its own scale."""
     cut = quantizer.granularity
     like_plain = {"dialect": quantizer.spoken, "granularity": PLAIN.granularity, "derivative": None}
     is_plain = replace(quantizer, **like_plain) == PLAIN
-    has_own_scale = cut == PLAIN.granularity or isinstance(cut, PerGroup)
-    ends_in_rows = contract and tuple(contract) == _last_axes(x, len(contract))
-    is_sharded = explicit_sharding(jax.typeof(x)) is not None
-    return bool(is_plain and has_own_scale and ends_in_rows and not is_sharded)
+    return is_plain and (cut == PLAIN.granularity or isinstance(cut, PerGroup))
 
 
 def quantize_rows(
