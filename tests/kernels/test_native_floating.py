@@ -53,7 +53,7 @@ def arrays(p, seed=0):
 
 def multiply(p, args=None, isa=""):
     lhs, _, rhs, scale = args or arrays(p)
-    return floating.run_stacked(p, lhs, None, rhs[None], scale[None], jnp.int32(0), isa)
+    return floating.run_stacked(p, lhs, None, rhs[None], scale[None], jnp.int32(0), isa=isa)
 
 
 @pytest.fixture(params=ISAS)

@@ -52,7 +52,7 @@ def multiply(p, args=None, isa="", layer=0, layers=1):
     lhs, lhs_scale, rhs, rhs_scale = map(jnp.asarray, args or operands(p))
     stack = jnp.stack([rhs if i == layer else jnp.zeros_like(rhs) for i in range(layers)])
     scales = jnp.stack([rhs_scale] * layers)
-    return integer.run_stacked(p, lhs, lhs_scale, stack, scales, jnp.int32(layer), isa)
+    return integer.run_stacked(p, lhs, lhs_scale, stack, scales, jnp.int32(layer), isa=isa)
 
 
 def integers(m, n, k, rhs="int8", *, group=None, sides="both", **options):

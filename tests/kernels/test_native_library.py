@@ -85,7 +85,7 @@ p = product(1, 8, 64, "int8", "int8")
 lhs, lhs_scale, rhs, scale = operands(p)
 for isa in ("portable", "avx2", "neon"):
     try:
-        integer.run_stacked(p, lhs, lhs_scale, rhs[None], scale[None], jnp.int32(0), isa)
+        integer.run_stacked(p, lhs, lhs_scale, rhs[None], scale[None], jnp.int32(0), isa=isa)
     except Exception as error:
         print(isa, "refused" if "lacks the instructions" in str(error) else error)
 """

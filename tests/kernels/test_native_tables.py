@@ -63,7 +63,7 @@ def decoded(p, indices):
 
 def multiply(p, lhs, indices, scale, isa=""):
     rhs = stored(p, indices)
-    return floating.run_stacked(p, lhs, None, rhs[None], scale[None], jnp.int32(0), isa)
+    return floating.run_stacked(p, lhs, None, rhs[None], scale[None], jnp.int32(0), isa=isa)
 
 
 @pytest.mark.parametrize("bits", TABLES)

@@ -70,7 +70,7 @@ def test_every_type_has_a_cell_for_each_granularity_and_kind_of_data(report):
 
 def test_every_range_has_a_row():
     shown = [row["range"].partition(",")[0] for row in _result("roundtrip")["ranges"]]
-    assert set(shown) == set(WORDS)
+    assert set(shown) == set(WORDS) - {"delayed", "most_recent"}  # of earlier arrays, not of this
     assert [row["range"] for row in _result("roundtrip")["ranges"]] == list(roundtrip.RANGES)
 
 

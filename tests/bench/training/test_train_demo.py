@@ -147,7 +147,7 @@ def test_the_classifier_is_a_function_of_all_pixels():
     assert np.count_nonzero(off) == 28 * 28
     q = qpass.transform(partial(classifier.loss, model), recipes.INT8.rules("params/block*/**"))
     rows = q.plan(params, image, jnp.array([3])).rows
-    assert sum(bool(row.kernel) for row in rows) == 6
+    assert sum(bool(row.kernel) for row in rows) == 12
 
 
 def test_the_decoder_looks_back_only_and_all_its_layers_are_quantized():
