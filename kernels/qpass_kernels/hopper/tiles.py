@@ -80,7 +80,7 @@ def _has_room(product: Product) -> bool:
     float32 beside those of the tensor core.
     """
     twice = product.grouped or not product.integer
-    follows = twice and product.epilogue.activation is not None
+    follows = twice and product.epilogue.activation != "none"
     return product.lhs_scale == product.rhs_scale and not follows
 
 
