@@ -125,7 +125,7 @@ def test_eager_calls_trace_once():
 
 
 def test_the_cache_of_programs_has_a_limit(monkeypatch):
-    monkeypatch.setattr("qpass.transformed.CACHE_LIMIT", 2)
+    monkeypatch.setattr("qpass.planned.CACHE_LIMIT", 2)
     fn = Counted(lambda p, x, n: x @ p["w"] * n)
     q = qpass.transform(fn, INT8)
     params, x = CASES["matmul"].arguments()
