@@ -112,7 +112,9 @@ def _products(eqn: JaxprEqn) -> Iterator[str]:
     if eqn.primitive.name == "quantized_matmul":
         yield _parameters(eqn)
     elif eqn.primitive.name == "joined_matmul":
-        yield f"{len(eqn.outvars)} products with one left operand"
+        stacks = {v.aval.shape[0] for v in eqn.invars if v.aval.ndim == 4}
+        layers = "".join(f", each by a layer of {size}" for size in sorted(stacks)[:1])
+        yield f"{len(eqn.outvars)} products with one left operand{layers}"
     for jaxpr in params_jaxprs(eqn):
         for inner in jaxpr.eqns:
             yield from _products(inner)

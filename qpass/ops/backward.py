@@ -18,8 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from qpass.errors import CalibrationError, QuantizeError
 from qpass.numerics import NEAREST, QTensor, Quantizer, block_sizes, quantize
 from qpass.numerics.schemes import Backward
+from qpass.ops.asked import own_key
 from qpass.ops.axes_of_product import Dims
-from qpass.ops.dot_general import DotSpec, float_dot, own_key, quantized_dot
+from qpass.ops.dot_general import float_dot, quantized_dot
+from qpass.ops.dot_spec import DotSpec
 from qpass.ops.layer import tensor
 from qpass.ops.linear import apply_linear
 from qpass.ops.sharded import explicit_sharding

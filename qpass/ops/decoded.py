@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from qpass.numerics import QTensor, decoding
-from qpass.ops.dot_general import DotSpec, dequantized_because
+from qpass.ops.dot_general import dequantized_because
+from qpass.ops.dot_spec import DotSpec
 
 
 def decoded(spec: DotSpec, x: Any, w: QTensor, reads: bool = False) -> tuple[str, ...]:

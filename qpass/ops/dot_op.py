@@ -6,9 +6,11 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.dimensions import dimensions
 from qpass.graph.sites import Site
 from qpass.numerics import QTensor, Scheme, decoding
+from qpass.ops.asked import product_of
 from qpass.ops.backward import BackwardProduct
 from qpass.ops.decoded import decoded
-from qpass.ops.dot_general import DotSpec, product_of, quantized_dot
+from qpass.ops.dot_general import quantized_dot
+from qpass.ops.dot_spec import DotSpec
 from qpass.ops.op import Decided, Op, Ran
 from qpass.ops.rows import has_plain_rows
 from qpass.ops.sharded import explicit_sharding

@@ -18,8 +18,9 @@ from jax.custom_derivatives import SymbolicZero
 from qpass.graph._jax import JaxprEqn, Literal, Var, bind
 from qpass.graph.regions import Member
 from qpass.numerics import QTensor
-from qpass.ops.dot_general import DotSpec, Follow, is_plain, product, product_of
+from qpass.ops.asked import Follow, is_plain, product, product_of
 from qpass.ops.dot_op import dot_spec
+from qpass.ops.dot_spec import DotSpec
 from qpass_kernels import select
 from qpass_kernels.epilogue import Epilogue
 

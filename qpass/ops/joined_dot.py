@@ -14,14 +14,10 @@ import jax
 from qpass.graph._jax import Literal
 from qpass.graph.regions import Member
 from qpass.numerics import QTensor
-from qpass.ops.dot_general import (
-    Asked,
-    DotSpec,
-    ask,
-    product_tangent,
-    without_clipped,
-)
+from qpass.ops.asked import Asked, ask
+from qpass.ops.dot_general import product_tangent, without_clipped
 from qpass.ops.dot_op import dot_spec
+from qpass.ops.dot_spec import DotSpec
 from qpass.ops.joined_matmul import joined_matmul
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.operations import QTensorOperations

@@ -17,8 +17,8 @@ from jax.nn import initializers
 
 from qpass.errors import RuleError
 from qpass.graph._jax import JaxprEqn, bind
+from qpass.ops.asked import own_key
 from qpass.ops.axes_of_product import normalize_dims
-from qpass.ops.dot_general import own_key
 
 type Init = Callable[..., jax.Array]
 type Factors = tuple[jax.Array, jax.Array]

@@ -11,8 +11,8 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.dimensions import dimensions
 from qpass.graph.regions import Member
 from qpass.numerics import QTensor, Quantizer, Scheme
+from qpass.ops.asked import own_key
 from qpass.ops.backward import BackwardProduct
-from qpass.ops.dot_general import own_key
 from qpass.ops.layer import Layer, layers, tensor
 from qpass.ops.layout import apply_layout, partition_specs, shardable
 from qpass.ops.lora import Adapted, adapted_product

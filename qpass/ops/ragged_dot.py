@@ -23,18 +23,12 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.dimensions import dimensions
 from qpass.graph.sites import Site
 from qpass.numerics import Operand, QTensor, Scheme, common_cuts
+from qpass.ops.asked import as_kernels_take, floats, quantized_in_place
 from qpass.ops.axes_of_product import Layout, flatten, lay_out, restore
 from qpass.ops.decoded import decoded
-from qpass.ops.dot_general import (
-    DotSpec,
-    as_kernels_take,
-    floats,
-    quantized_dot,
-    quantized_in_place,
-    seen,
-    without_clipped,
-)
+from qpass.ops.dot_general import quantized_dot, seen, without_clipped
 from qpass.ops.dot_op import DOT_GENERAL
+from qpass.ops.dot_spec import DotSpec
 from qpass.ops.in_place import Right, right_operand
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.op import Decided, Op, Ran

@@ -79,7 +79,7 @@ def test_layers_of_a_scan_and_their_gradients():
     joined, apart = both(deep, qpass.Rule(weight="int8", act="int8"))
     stored = joined.quantize(STACK, X)
     text = to_text(jax.make_jaxpr(joined)(stored, X))
-    assert "(3 products with one left operand)" in text
+    assert "(3 products with one left operand, each by a layer of 2)" in text
     same(jax.jit(joined)(stored, X), jax.jit(apart)(stored, X))
     grad = lambda q: jax.jit(jax.grad(lambda p, x: q(p, x).sum(), (0, 1)))(STACK, X)  # noqa: E731
     for a, b in zip(*(jax.tree.leaves(grad(q)) for q in (joined, apart)), strict=True):
