@@ -9,6 +9,7 @@ import qpass
 from qpass.views import Row
 from qpass.views.json_view import from_json
 from qpass_kernels import CPU, KERNELS, portable
+from qpass_kernels.kernel import Chores
 
 NARROW = {"w": jnp.ones((1684, 1))}, jnp.ones((165, 1684))
 WIDE = {"w": jnp.ones((1536, 1536))}, jnp.ones((16, 1536))
@@ -47,25 +48,26 @@ def test_other_platforms_are_not_judged(platform):
     assert [row.slow for row in plan(NARROW, platform=platform).rows] == [""]
 
 
-PREPARED = [  # contracted sizes, weight, activation; whether it is padded, what it is decoded from
-    ((64,), "int8 g32", None, (False, "")),
-    ((65,), "int8 g32", None, (False, "")),
-    ((2, 64), "int8 g32", None, (False, "")),
-    ((1, 65), "int8 g32", None, (False, "")),
-    ((2, 65), "int8 g32", None, (True, "")),
-    ((64,), "nf4 g32", None, (False, "")),
-    ((65,), "nf4 g32", None, (False, "nf4")),
-    ((64,), "int3", "int8", (False, "int3")),
+PREPARED = [  # contracted sizes, weight, activation, what is done at every call
+    ((64,), "int8 g32", None, Chores()),
+    ((65,), "int8 g32", None, Chores()),
+    ((2, 64), "int8 g32", None, Chores()),
+    ((1, 65), "int8 g32", None, Chores()),
+    ((2, 65), "int8 g32", None, Chores(padded=True)),
+    ((64,), "nf4 g32", None, Chores()),
+    ((65,), "nf4 g32", None, Chores(decoded="nf4")),
+    ((64,), "int3", "int8", Chores(decoded="int3")),
+    ((64,), "int8", "int8 asym", Chores(formula=True)),
 ]
 
 
 @pytest.mark.parametrize(("shape", "weight", "act", "prepared"), PREPARED)
-def test_the_kernel_learns_what_is_done_to_the_weight_at_every_call(shape, weight, act, prepared):
-    """It is padded where a short group would not end the contracted axes."""
+def test_the_kernel_learns_what_is_done_at_every_call(shape, weight, act, prepared):
+    """The weight is padded where a short group would not end the contracted axes."""
     asked = []
 
-    def slow(product, padded, decoded):
-        asked.append((padded, decoded))
+    def slow(product, chores):
+        asked.append(chores)
         return "slow"
 
     mine = dataclasses.replace(CPU, slow=slow)
