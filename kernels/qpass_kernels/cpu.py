@@ -216,6 +216,6 @@ CPU = Kernel(
     run,
     run_stacked=run_stacked,
     reads=reads,
-    ragged=by_blocks("cpu", supports, run_stacked),
+    ragged=by_blocks("cpu", supports, run_stacked, reads),
     slow=cpu_cost.by_xla,
 )

@@ -1,6 +1,6 @@
 """What a quantized product is, what a kernel for it looks like, and how one is chosen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from qpass_kernels.contraction import Contraction
 from qpass_kernels.epilogue import NOTHING, Epilogue, finish
 from qpass_kernels.ragged import RaggedMatmul
 from qpass_kernels.row_quantizer import RowQuantizer
@@ -21,7 +22,7 @@ ALIASES = {"gpu": "cuda"}  # jax.default_backend() says "gpu" where lowering say
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Contraction):
     """`out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, n, k]`, each operand times its scales.
 
     Attributes:
@@ -82,35 +83,10 @@ class Product:
         return replace(self, epilogue=NOTHING, out="float32") if self.epilogue else self
 
     @property
-    def grouped(self) -> bool:
-        """Whether an operand has more than one scale along K."""
-        return "group" in (self.lhs_scale, self.rhs_scale)
-
-    @property
-    def groups(self) -> int:
-        """Number of groups along K (1 where nothing is grouped)."""
-        return -(-self.k // self.group) if self.grouped else 1
-
-    @property
-    def weight_only(self) -> bool:
-        """Whether the left operand is float."""
-        return self.lhs in FLOATS
-
-    @property
     def foreign(self) -> str | None:
         """Why no matrix unit of the kernels here takes the codes; None where one may."""
         bad = next((x for x in (self.lhs, self.rhs) if x in FOREIGN_FP8), None)
         return bad and f"{bad}: no matrix unit here multiplies it"
-
-    @property
-    def integer(self) -> bool:
-        """Whether both operands are integer codes, so that products add up exactly in int32."""
-        return "int" in self.lhs and "int" in self.rhs
-
-    @property
-    def symbolic(self) -> tuple[str, ...]:
-        """Names of the sizes that are not plain numbers."""
-        return tuple(d for d in ("batch", "m", "n", "k") if not isinstance(getattr(self, d), int))
 
 
 def fuses_nothing(product: Product) -> bool:
@@ -233,15 +209,27 @@ def select(kernels: Sequence[Kernel], platform: str, product: Product) -> Select
     Raises:
         ValueError: no kernel in the table takes the product.
     """
+    asked = ((k, asked_of(k, product)) for k in kernels if is_for(k, platform, product))
+    return Selection(*first_of(asked, platform, product))
+
+
+def first_of[T: (Kernel, RaggedMatmul)](
+    candidates: Iterable[tuple[T, Any]], platform: str, product: Any
+) -> tuple[T, tuple[tuple[str, str], ...], Any]:
+    """Take the first candidate that supports what it is asked for.
+
+    Returns:
+        The candidate, those before it with their reasons, and what it is asked for.
+
+    Raises:
+        ValueError: there is none; names the platform and the whole product.
+    """
     refused = []
-    for kernel in kernels:
-        if not is_for(kernel, platform, product):
-            continue
-        asked = asked_of(kernel, product)
-        reason = kernel.supports(asked)
+    for candidate, asked in candidates:
+        reason = candidate.supports(asked)
         if reason is None:
-            return Selection(kernel, tuple(refused), asked)
-        refused.append((kernel.name, reason))
+            return candidate, tuple(refused), asked
+        refused.append((candidate.name, reason))
     raise ValueError(
         f"no kernel for {product} on {platform!r}: "
         + ("; ".join(f"{name}: {reason}" for name, reason in refused) or "none for this platform")

@@ -4,12 +4,14 @@ Rows of one operand are sorted by expert, and each is multiplied by the weight o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from qpass_kernels.contraction import Contraction
 
 
 @dataclass(frozen=True)
-class RaggedProduct:
+class RaggedProduct(Contraction):
     """`out[i, n] = sum_k lhs[i, k] * rhs[e(i), n, k]`, each operand times its scales.
 
     Rows of an expert are consecutive: the first `group_sizes[0]` are those of expert 0, and so on.
@@ -24,6 +26,7 @@ class RaggedProduct:
         group: elements of K that share a scale; `k` where no operand is grouped.
         lhs_scale: "none" (float lhs), "row" (`[M, 1]`) or "group" (`[M, G]`).
         rhs_scale: "row" (`[E, N, 1]`) or "group" (`[E, N, G]`), with `G = ceil(k / group)`.
+        table: as in `Product`: what codes that come as they are stored stand for.
     """
 
     m: Any
@@ -36,26 +39,12 @@ class RaggedProduct:
     group: int
     lhs_scale: Literal["none", "row", "group"]
     rhs_scale: Literal["row", "group"]
+    table: tuple[float, ...] | None = None
 
     @property
-    def grouped(self) -> bool:
-        """Whether an operand has more than one scale along K."""
-        return "group" in (self.lhs_scale, self.rhs_scale)
-
-    @property
-    def groups(self) -> int:
-        """Number of groups along K (1 where nothing is grouped)."""
-        return -(-self.k // self.group) if self.grouped else 1
-
-    @property
-    def weight_only(self) -> bool:
-        """Whether the left operand is float."""
-        return self.lhs_scale == "none"
-
-    @property
-    def integer(self) -> bool:
-        """Whether both operands are integer codes, so that products add up exactly in int32."""
-        return "int" in self.lhs and "int" in self.rhs
+    def decoded(self) -> "RaggedProduct":
+        """The product once codes with a table have been turned into the dtype `rhs`."""
+        return replace(self, table=None)
 
 
 @dataclass(frozen=True)
@@ -68,6 +57,8 @@ class RaggedMatmul:
         run: (product, lhs `[M, K]`, lhs_scale f32 `[M, 1 or G]` or None, rhs `[E, N, K]`, rhs_scale
             f32 `[E, N, 1 or G]`, group_sizes int32 `[E]`) -> `[M, N]` in `product.out`. Traceable;
             asked only for supported products.
+        reads: RaggedProduct -> whether codes with a table are read as they are stored; for all
+            others they are decoded before.
         skips: whether experts without a row cost nothing, so that the layers of a stack may be
             handed over as experts, all but one layer's without a row.
         configs: RaggedProduct -> what `run` takes as `config=`, as in `Kernel.configs`.
@@ -76,5 +67,6 @@ class RaggedMatmul:
     name: str
     supports: Callable[[RaggedProduct], str | None]
     run: Callable[..., Any]
+    reads: Callable[[RaggedProduct], bool] = lambda product: False
     skips: bool = False
     configs: Callable[[RaggedProduct], tuple[Any, ...]] = lambda product: ()

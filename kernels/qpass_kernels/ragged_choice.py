@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpass_kernels.kernel import Kernel, is_for
+from qpass_kernels.kernel import Kernel, first_of, is_for
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
 from qpass_kernels.ragged_reference import one_expert
 
@@ -15,10 +15,12 @@ class RaggedSelection:
     Attributes:
         ragged: what computes it.
         refused: those before it that refused, with their reasons.
+        product: what it is asked for: without a table where it does not read that.
     """
 
     ragged: RaggedMatmul
     refused: tuple[tuple[str, str], ...]
+    product: RaggedProduct
 
 
 def select_ragged(
@@ -30,14 +32,6 @@ def select_ragged(
         ValueError: nothing in the table takes it.
     """
     dense = one_expert(product, product.m)
-    refused = []
-    for ragged in (k.ragged for k in kernels if k.ragged and is_for(k, platform, dense)):
-        reason = ragged.supports(product)
-        if reason is None:
-            return RaggedSelection(ragged, tuple(refused))
-        refused.append((ragged.name, reason))
-    raise ValueError(
-        f"no kernel for {product} on {platform!r}: "
-        + ("; ".join(f"{name}: {reason}" for name, reason in refused) or "none for this platform")
-        + ". End the table with qpass_kernels.REFERENCE, which takes every product."
-    )
+    there = (k.ragged for k in kernels if k.ragged and is_for(k, platform, dense))
+    pairs = ((r, product if r.reads(product) else product.decoded) for r in there)
+    return RaggedSelection(*first_of(pairs, platform, product))

@@ -15,17 +15,15 @@ from jax import lax
 
 from qpass_kernels.kernel import Product, dtype
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
+from qpass_kernels.ragged_blocks import block_rows, over_blocks, zeros
 from qpass_kernels.ragged_reference import one_expert, owners
-
-MOST_ROWS = 256
-"""Rows of a block: more no longer make the product faster."""
-
-ROWS_OF_MANY = 16
-"""Rows of a block where their number in all is not known."""
 
 
 def by_blocks(
-    name: str, supports: Callable[[Product], str | None], run_stacked: Callable[..., Any]
+    name: str,
+    supports: Callable[[Product], str | None],
+    run_stacked: Callable[..., Any],
+    reads: Callable[[Product], bool],
 ) -> RaggedMatmul:
     """The ragged product of a kernel that reads a layer of a stack in place.
 
@@ -33,27 +31,14 @@ def by_blocks(
         name: the kernel's.
         supports: its `Kernel.supports`.
         run_stacked: its `Kernel.run_stacked`.
+        reads: its `Kernel.reads`.
     """
 
-    def of_block(product: RaggedProduct) -> str | None:
-        return supports(one_expert(product, block_rows(product)))
+    def of_block(ask: Callable[[Product], Any], product: RaggedProduct) -> Any:
+        return ask(one_expert(product, block_rows(product.m, product.experts)))
 
-    return RaggedMatmul(name, of_block, partial(_run, run_stacked), skips=True)
-
-
-def block_rows(product: RaggedProduct) -> int:
-    """How many rows a block has: few enough that those too many are less than a fifth of all.
-
-    Each expert's last block may hold one row only.
-    """
-    return rows_of_block(product.m, product.experts)
-
-
-def rows_of_block(rows: Any, experts: int) -> int:
-    """The same, for so many rows of so many experts."""
-    if not isinstance(rows, int):
-        return ROWS_OF_MANY
-    return min(1 + rows // (5 * experts), MOST_ROWS)
+    asked = {"supports": partial(of_block, supports), "reads": partial(of_block, reads)}
+    return RaggedMatmul(name, run=partial(_run, run_stacked), skips=True, **asked)
 
 
 def _run(
@@ -66,35 +51,21 @@ def _run(
     group_sizes: Any,
 ) -> Any:
     """Compute the product of the reference, a block of rows at a time."""
-    size = block_rows(product)
+    size = block_rows(product.m, product.experts)
     dense = one_expert(product, size)
     rows = [_longer(x, size) for x in (lhs, lhs_scale) if x is not None]
     stack, stack_scale = rhs[:, None], rhs_scale[:, None]
-    blocks = -(-group_sizes // size)
-    last = jnp.cumsum(blocks, dtype=jnp.int32)
-    begins = jnp.cumsum(group_sizes, dtype=jnp.int32) - group_sizes
+    nothing = zeros((product.m + size, product.n), dtype(product.out), *rows, rhs, group_sizes)
 
-    def step(number: Any, out: Any) -> Any:
-        expert = jnp.searchsorted(last, number, side="right").astype(jnp.int32)
-        start = begins[expert] + (number - last[expert] + blocks[expert]) * size
+    def step(expert: Any, start: Any, _: Any, out: Any) -> Any:
         some = [lax.dynamic_slice_in_dim(x, start, size, 0)[None] for x in rows]
         scale = some[1] if len(some) > 1 else None
         part = run_stacked(dense, some[0], scale, stack, stack_scale, expert)
         return lax.dynamic_update_slice_in_dim(out, part[0], start, 0)
 
-    nothing = _zeros(product, size, *rows, rhs, group_sizes)
-    out = lax.fori_loop(0, last[-1], step, nothing)[: product.m]
+    out = over_blocks(group_sizes, size, step, nothing)[: product.m]
     mine = owners(group_sizes, product.m) < product.experts
     return jnp.where(mine[:, None], out, jnp.zeros((), out.dtype))
-
-
-def _zeros(product: RaggedProduct, tail: int, *operands: Any) -> Any:
-    """What the loop begins with; it varies over the axes of a shard_map as the operands do."""
-    zero = jnp.zeros((), dtype(product.out))
-    for x in operands:
-        first = x[(0,) * x.ndim]
-        zero = jnp.where(first != first, zero, zero)
-    return jnp.broadcast_to(zero, (product.m + tail, product.n))
 
 
 def _longer(x: Any, rows: int) -> Any:

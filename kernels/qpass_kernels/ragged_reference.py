@@ -56,6 +56,7 @@ def one_expert(product: RaggedProduct, rows: Any) -> Product:
         group=product.group,
         lhs_scale=product.lhs_scale,
         rhs_scale=product.rhs_scale,
+        table=product.table,
     )
 
 

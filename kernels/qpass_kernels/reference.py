@@ -10,6 +10,7 @@ from qpass_kernels.ragged_reference import by_experts
 
 # 128 * 128 * K stays below 2**31 up to here; a longer group is added up in float32 instead.
 INT32_SAFE_K = (2**31 - 1) // (128 * 128)
+OVERFLOW = f"k > {INT32_SAFE_K} overflows int32"
 
 
 def run(product: Product, lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
-from qpass_kernels.reference import is_safe, scaled, sealed, split
+from qpass_kernels.reference import OVERFLOW, is_safe, scaled, sealed, split
 
 HALVES = ("bfloat16", "float16")
 CONTRACT = (((2,), (2,)), ((0,), (0,)))
@@ -27,7 +27,7 @@ def supports(product: Product) -> str | None:
         (product.rhs == "float32", "rhs is values, not codes"),
         (product.grouped, "group scales: codes are multiplied before they are scaled"),
         (("int" in product.lhs) != ("int" in product.rhs), "integer codes times fp8 codes"),
-        (product.integer and not is_safe(product.k), "sums overflow int32"),
+        (product.integer and not is_safe(product.k), OVERFLOW),
     )
 
 

@@ -69,22 +69,15 @@ def assembled(fn, args, seen):
 
 
 def shapes(p):
-    """Operands of a product without their numbers: lhs, lhs_scale, rhs, rhs_scale."""
-    groups = {"none": 0, "row": 1, "group": p.groups}
-    lhs = jax.ShapeDtypeStruct((p.batch, p.m, p.k), p.lhs)
-    rhs = jax.ShapeDtypeStruct((p.batch, p.n, p.k), p.rhs)
-    scales = [
-        jax.ShapeDtypeStruct((p.batch, rows, groups[layout]), "float32")
-        for rows, layout in ((p.m, p.lhs_scale), (p.n, p.rhs_scale))
-    ]
-    return lhs, None if p.lhs_scale == "none" else scales[0], rhs, scales[1]
+    """Operands of a product without their numbers: lhs, lhs_scale, rhs, rhs_scale.
 
-
-def ragged_shapes(p):
-    """Operands of a ragged product without their numbers, and the sizes of its experts."""
-    groups = {"none": 0, "row": 1, "group": p.groups}
-    array = jax.ShapeDtypeStruct
-    lhs, rhs = array((p.m, p.k), p.lhs), array((p.experts, p.n, p.k), p.rhs)
-    lhs_scale = array((p.m, groups[p.lhs_scale]), "float32") if groups[p.lhs_scale] else None
-    rhs_scale = array((p.experts, p.n, groups[p.rhs_scale]), "float32")
-    return lhs, lhs_scale, rhs, rhs_scale, array((p.experts,), "int32")
+    Of a ragged one the weights of all experts, and the sizes of these as well.
+    """
+    array, groups = jax.ShapeDtypeStruct, {"row": 1, "group": p.groups}
+    ragged = hasattr(p, "experts")
+    left, right = ((), (p.experts,)) if ragged else ((p.batch,), (p.batch,))
+    lhs, rhs = array((*left, p.m, p.k), p.lhs), array((*right, p.n, p.k), p.rhs)
+    lhs_scale = groups.get(p.lhs_scale) and array((*left, p.m, groups[p.lhs_scale]), "float32")
+    rhs_scale = array((*right, p.n, groups[p.rhs_scale]), "float32")
+    sizes = (array((p.experts,), "int32"),) if ragged else ()
+    return lhs, lhs_scale, rhs, rhs_scale, *sizes

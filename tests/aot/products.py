@@ -1,6 +1,7 @@
 """Products that every kernel is compiled for: few rows, many, and sizes that are no multiples."""
 
 from qpass_bench.gpu.cases import CASES
+from qpass_kernels import Product, RaggedProduct
 from tests.kernels.oracle import product
 from tests.kernels.ragged_oracle import ragged
 
@@ -27,18 +28,19 @@ KINDS = [  # lhs, rhs, group, whether lhs is grouped as well
     ("float8_e4m3fn", "float8_e5m2", None, False),
     ("float8_e4m3fn", "float8_e4m3fn", 128, True),
 ]
+TIMED = [case.product for case in CASES]
 FAR = [(16, 14336, 4096), (4096, 4096, 4096)]  # sizes whose other settings are compiled too
 PRODUCTS = [
     product(m, n, k, lhs, rhs, group=group, lhs_group=lhs_group, out="bfloat16")
     for m, n, k in SIZES
     for lhs, rhs, group, lhs_group in KINDS
-] + [case.product for case in CASES]
+] + [p for p in TIMED if isinstance(p, Product)]
 RAGGED_SIZES = [(8, 1536, 2048, 128), (4096, 1536, 2048, 128), (4096, 14336, 4096, 8)]
 RAGGED = [
     ragged(m, n, k, experts, lhs, rhs, group=group, lhs_group=lhs_group, out="bfloat16")
     for m, n, k, experts in RAGGED_SIZES
     for lhs, rhs, group, lhs_group in KINDS
-]
+] + [p for p in TIMED if isinstance(p, RaggedProduct)]
 
 
 def name(p):
@@ -76,7 +78,7 @@ def _takes(ragged_kernel, p):
 
 
 def _is_looked_at(p):
-    return (p.m, p.n, p.k) in FAR or p in [case.product for case in CASES]
+    return (p.m, p.n, p.k) in FAR or p in TIMED
 
 
 def ends(configs):

@@ -3,7 +3,7 @@
 import pytest
 
 from qpass_kernels.hopper import HOPPER_KERNELS
-from tests.aot.devices import assembled, ragged_shapes, shapes
+from tests.aot.devices import assembled, shapes
 from tests.aot.products import call, cases, config, found, name, ragged_cases
 
 pytestmark = pytest.mark.aot
@@ -37,16 +37,9 @@ def judged(reports, p):
     return reports
 
 
-@pytest.mark.parametrize(("kernel", "p", "number"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("kernel", "p", "number"), CASES + RAGGED, ids=NAMES + RAGGED_NAMES)
 def test_compiles_to_the_tensor_core_without_spills(kernel, p, number, seen, record):
     reports = judged(assembled(call(kernel, p, number), shapes(p), seen), p)
-    record("H200", kernel.name, name(p), config(kernel, p, number), **found(reports))
-
-
-@pytest.mark.parametrize(("kernel", "p", "number"), RAGGED, ids=RAGGED_NAMES)
-def test_ragged_products_compile_as_well(kernel, p, number, seen, record):
-    fn = call(kernel, p, number)
-    reports = judged(assembled(fn, ragged_shapes(p), seen), p)
     record("H200", kernel.name, name(p), config(kernel, p, number), **found(reports))
 
 

@@ -9,10 +9,9 @@ from qpass_kernels.hopper import HOPPER_KERNELS
 from tests.aot.devices import assembled, shapes
 from tests.aot.products import call, config, ends, found, name
 from tests.kernels.oracle import product
-from tests.kernels.oracle_epilogue import abstract
+from tests.kernels.oracle_epilogue import ALL, abstract
 
 pytestmark = pytest.mark.aot
-ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
 OTHERS = (Epilogue(bias=True, activation="gelu"), Epilogue(activation="gelu_tanh", residual=True))
 E4 = "float8_e4m3fn"
 KINDS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from qpass_kernels.tpu import TPU_KERNELS
-from tests.aot.devices import TPUS, lower, ragged_shapes, shapes, tpu
+from tests.aot.devices import TPUS, lower, shapes, tpu
 from tests.aot.products import call, cases, config, name, ragged_cases
 
 pytestmark = pytest.mark.aot
@@ -12,17 +12,9 @@ RAGGED, RAGGED_NAMES = ragged_cases(TPU_KERNELS)
 
 
 @pytest.mark.parametrize("generation", TPUS)
-@pytest.mark.parametrize(("kernel", "p", "number"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("kernel", "p", "number"), CASES + RAGGED, ids=NAMES + RAGGED_NAMES)
 def test_compiles(kernel, p, number, generation, record):
     lowered = lower(tpu(generation), call(kernel, p, number), *shapes(p))
-    assert "tpu_custom_call" in lowered.compile().as_text()
-    record(generation, kernel.name, name(p), config(kernel, p, number))
-
-
-@pytest.mark.parametrize("generation", TPUS)
-@pytest.mark.parametrize(("kernel", "p", "number"), RAGGED, ids=RAGGED_NAMES)
-def test_ragged_products_compile_as_well(kernel, p, number, generation, record):
-    lowered = lower(tpu(generation), call(kernel, p, number), *ragged_shapes(p))
     assert "tpu_custom_call" in lowered.compile().as_text()
     record(generation, kernel.name, name(p), config(kernel, p, number))
 

@@ -9,10 +9,9 @@ from qpass_kernels.tpu import TPU_KERNELS
 from tests.aot.devices import TPUS, lower, shapes, tpu
 from tests.aot.products import name
 from tests.kernels.oracle import product
-from tests.kernels.oracle_epilogue import abstract
+from tests.kernels.oracle_epilogue import ALL, abstract
 
 pytestmark = pytest.mark.aot
-ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
 OTHERS = (Epilogue(bias=True, activation="gelu"), Epilogue(activation="gelu_tanh"))
 PRODUCTS = [
     product(*size, lhs, rhs, group=group, out="bfloat16")

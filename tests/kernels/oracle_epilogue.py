@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qpass_kernels.epilogue import Epilogue
 from tests.kernels import oracle
 from tests.kernels.oracle import EPS
 
@@ -17,6 +18,7 @@ ACTIVATIONS = {
     "gelu": lambda x: x * (1 + ERF(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
 }
+ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
 STEEPEST = 1.13  # no activation changes more than this times as fast as its argument
 
 

@@ -12,9 +12,7 @@ from qpass_kernels import CPU, KERNELS, REFERENCE, Kernel, select
 from qpass_kernels.epilogue import ACTIVATIONS, NOTHING, Epilogue
 from qpass_kernels.kernel import run_whole
 from tests.kernels.oracle import product
-from tests.kernels.oracle_epilogue import assert_close, operands
-
-ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
+from tests.kernels.oracle_epilogue import ALL, assert_close, operands
 
 
 def chosen(kernels, p, args):

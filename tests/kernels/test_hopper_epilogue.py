@@ -18,9 +18,8 @@ from qpass_kernels.hopper.many_rows import ManyRows
 from qpass_kernels.hopper.work import Config
 from tests.aot.devices import shapes
 from tests.kernels.oracle import product
-from tests.kernels.oracle_epilogue import abstract, assert_close, operands
+from tests.kernels.oracle_epilogue import ALL, abstract, assert_close, operands
 
-ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
 BIAS = Epilogue(bias=True, activation="gelu")
 GATED = Epilogue(activation="gelu_tanh", multiply=True)
 E4 = "float8_e4m3fn"

@@ -11,7 +11,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from qpass_kernels import KERNELS, select_ragged
 from qpass_kernels.hopper.ragged import HOPPER_RAGGED, configs
 from qpass_kernels.hopper.ragged_kernel import Config
-from tests.aot.devices import ragged_shapes
+from tests.aot.devices import shapes
 from tests.kernels.ragged_oracle import assert_close, operands, ragged
 
 BF16, E4, E5 = "bfloat16", "float8_e4m3fn", "float8_e5m2"
@@ -62,7 +62,7 @@ def test_lowers_for_cuda_without_a_gpu(m, lhs, rhs, group, lhs_group):
     out = BF16 if m == 8 else "float32"
     p = ragged(m, 1000, 1536, 8, lhs, rhs, group=group, lhs_group=lhs_group, out=out)
     assert select_ragged(KERNELS, "cuda", p).ragged is HOPPER_RAGGED
-    traced = jax.jit(lambda *a: HOPPER_RAGGED.run(p, *a)).trace(*ragged_shapes(p))
+    traced = jax.jit(lambda *a: HOPPER_RAGGED.run(p, *a)).trace(*shapes(p))
     assert "mosaic_gpu_v2" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

@@ -18,7 +18,7 @@ from qpass_kernels import (
     portable,
     select_ragged,
 )
-from qpass_kernels.ragged_cpu import block_rows
+from qpass_kernels.ragged_blocks import block_rows
 from qpass_kernels.ragged_reference import one_expert
 from tests.kernels.ragged_oracle import SIZES, assert_close, operands, ragged, ragged_products
 
@@ -87,7 +87,7 @@ def test_work_on_cpu_is_that_of_the_ragged_product(sizes):
     """XLA counts what a block costs; the loop has as many as the sizes of the groups ask for."""
     p = ragged(1000, 32, 64, 4, "int8", "int8")
     sizes = np.array(sizes) * 25
-    block = one_expert(p, block_rows(p))
+    block = one_expert(p, block_rows(p.m, p.experts))
     ints = [jax.ShapeDtypeStruct((1, n, p.k), jnp.int8) for n in (block.m, p.n)]
     scales = [jax.ShapeDtypeStruct((1, n, 1), jnp.float32) for n in (block.m, p.n)]
     compiled = jax.jit(CPU.run, static_argnums=0).lower(
@@ -106,7 +106,7 @@ def test_loop_runs_once_for_each_block():
     (loop,) = [eqn for eqn in traced.eqns if eqn.primitive.name == "while"]
     body = loop.params["body_jaxpr"].jaxpr
     dots = [eqn for eqn in body.eqns if eqn.primitive.name == "dot_general"]
-    assert [eqn.outvars[0].aval.shape for eqn in dots] == [(1, block_rows(p), p.n)]
+    assert [eqn.outvars[0].aval.shape for eqn in dots] == [(1, block_rows(p.m, p.experts), p.n)]
 
 
 def test_symbolic_rows_are_exported():

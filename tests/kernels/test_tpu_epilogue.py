@@ -12,9 +12,8 @@ from qpass_kernels.tpu import TPU_CODES, TPU_KERNELS
 from qpass_kernels.tpu.blocks import Config, vmem
 from tests.aot.devices import shapes
 from tests.kernels.oracle import product
-from tests.kernels.oracle_epilogue import abstract, assert_close, operands
+from tests.kernels.oracle_epilogue import ALL, abstract, assert_close, operands
 
-ALL = Epilogue(bias=True, activation="silu", multiply=True, residual=True)
 OVER_EDGES = Config(8, 128, 128)
 
 

@@ -7,7 +7,7 @@ from jax.experimental.pallas import tpu as pltpu
 from qpass_kernels import KERNELS, select_ragged
 from qpass_kernels.tpu import TPU_CODES, TPU_DECODED, TPU_KERNELS
 from qpass_kernels.tpu.blocks import Config
-from tests.aot.devices import ragged_shapes
+from tests.aot.devices import shapes
 from tests.kernels.ragged_oracle import assert_close, operands, ragged
 
 BF16, E4 = "bfloat16", "float8_e4m3fn"
@@ -52,7 +52,7 @@ def test_lowers_for_tpu_without_one(m, lhs, rhs, group, lhs_group):
     p = ragged(m, 1536, 2048, 8, lhs, rhs, group=group, lhs_group=lhs_group, out=BF16)
     chosen = select_ragged(KERNELS, "tpu", p).ragged
     assert chosen.name == ("tpu_decoded" if lhs in (BF16, "float32") else "tpu_codes")
-    traced = jax.jit(lambda *a: chosen.run(p, *a)).trace(*ragged_shapes(p))
+    traced = jax.jit(lambda *a: chosen.run(p, *a)).trace(*shapes(p))
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 

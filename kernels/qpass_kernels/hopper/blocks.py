@@ -18,6 +18,7 @@ from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper import batches
 from qpass_kernels.hopper.layouts import of_columns, spread
 from qpass_kernels.hopper.slot import Slot, followed
+from qpass_kernels.hopper.warpgroups import accumulated
 from qpass_kernels.kernel import Product, dtype, result_type
 
 STEPS = 4  # tiles along K in flight: 4 of the largest fill 128 of 227 KB shared memory
@@ -99,18 +100,14 @@ def _matrix(product: Product, tiles: Tiles, body: Body, interpret: Any) -> Calla
         *extra, out = rest
         here = pl.ds(jax.lax.axis_index("m") * tiles.m, tiles.m)
         there = pl.ds(jax.lax.axis_index("n") * tiles.n, tiles.n)
-        _fetch(x_scale.at[here], memory["m_scale"], memory["ready"])
+        plgpu.copy_gmem_to_smem(x_scale.at[here], memory["m_scale"], memory["ready"])
         if row:
-            _fetch(w_scale.at[there], memory["n_scale"], memory["ready"])
+            plgpu.copy_gmem_to_smem(w_scale.at[there], memory["n_scale"], memory["ready"])
         if epilogue.bias:
-            _fetch(extra[0].at[there], memory["bias"], memory["ready"])
-
-        def accumulate(acc: Any) -> Any:
-            _multiply(product, tiles, body, acc, memory, w, x, *(() if row else (w_scale,)))
-            return acc[...]
-
-        acc_type = plgpu.WGMMAAccumulatorRef((tiles.n, tiles.m), body.accumulator)
-        total = pl.run_scoped(accumulate, acc_type).astype(jnp.float32)
+            plgpu.copy_gmem_to_smem(extra[0].at[there], memory["bias"], memory["ready"])
+        inputs = (w, x) if row else (w, x, w_scale)
+        multiply = partial(_multiply, product, tiles, body, memory, inputs)
+        total = accumulated(multiply, (tiles.n, tiles.m), body.accumulator).astype(jnp.float32)
         plgpu.barrier_wait(memory["ready"])
         total = total * spread(memory["m_scale"], total.shape, 1)
         if row:
@@ -158,7 +155,7 @@ def _finish(
 
 
 def _multiply(
-    product: Product, tiles: Tiles, body: Body, acc: Any, memory: dict, *refs: Any
+    product: Product, tiles: Tiles, body: Body, memory: dict, refs: tuple, acc: Any
 ) -> None:
     """Walk over K, the next tiles under way while one is multiplied."""
     n, m = jax.lax.axis_index("n"), jax.lax.axis_index("m")
@@ -180,10 +177,6 @@ def _multiply(
         specs.append(plgpu.BlockSpec((rows, tiles.n), lambda k: (jax.lax.div(k, per), n)))
     grid = (product.k // tiles.k,)
     plgpu.emit_pipeline(step, grid=grid, in_specs=specs, max_concurrent_steps=STEPS)(*refs)
-
-
-def _fetch(source: Any, target: Any, ready: Any) -> None:
-    plgpu.copy_gmem_to_smem(source, target, ready)
 
 
 def _fit(x: Any, shape: tuple[int, int]) -> Any:

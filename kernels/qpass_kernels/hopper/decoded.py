@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from qpass_kernels.contraction import needs_numbers
 from qpass_kernels.hopper.blocks import Body, call, choose_tiles
 from qpass_kernels.hopper.device import on_hopper
 from qpass_kernels.hopper.layouts import LAYOUT, LOADED, column_numbers, of_columns
 from qpass_kernels.kernel import Kernel, Product, dtype, first_reason
-from qpass_kernels.reference import INT32_SAFE_K
+from qpass_kernels.reference import OVERFLOW, is_safe
 
 MAX_M, K = 64, 64
 
@@ -29,7 +30,7 @@ def supports(product: Product) -> str | None:
     grouped = product.rhs_scale == "group" and not product.symbolic
     kind = _operand(product)
     return first_reason(
-        (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        needs_numbers(product),
         (product.foreign, product.foreign or ""),
         (product.lhs == "float32", "lhs is float32: the tensor core would round it"),
         (product.rhs not in LOADED, f"rhs is {product.rhs}: it cannot be widened in registers"),
@@ -40,7 +41,7 @@ def supports(product: Product) -> str | None:
             f"group {product.group} neither divides {K} nor is a multiple of it",
         ),
         (grouped and product.group < 8, f"group {product.group} is below 8"),
-        (kind == "int8" and product.k > INT32_SAFE_K, f"k > {INT32_SAFE_K} overflows int32"),
+        (kind == "int8" and not is_safe(product.k), OVERFLOW),
     )
 
 

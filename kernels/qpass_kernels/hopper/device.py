@@ -6,11 +6,21 @@ from typing import Any
 
 import jax
 
+from qpass_kernels.contraction import Contraction
+
 HOPPER = "9.0"
 """Compute capability of GPUs with asynchronous products of warpgroups; later ones have others."""
 
 MULTIPROCESSORS = 132
 """Those of an H100 or H200: programs that run at the same time, where each takes one."""
+
+EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
+
+
+def are_codes(product: Contraction) -> bool:
+    """Whether the tensor core multiplies the operands as they are: 8-bit codes of one kind."""
+    both = (product.lhs, product.rhs)
+    return all(x in EIGHT_BITS for x in both) and ("int8" in both) == product.integer
 
 
 def on_hopper[P](supports: Callable[[P], str | None]) -> Callable[[P], str | None]:

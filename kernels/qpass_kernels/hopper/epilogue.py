@@ -10,9 +10,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.layouts import LAYOUT, spread, swizzled
 from qpass_kernels.hopper.slot import Slot, followed
-from qpass_kernels.hopper.work import ROWS, WIDTHS, Work, row_bytes
-
-LEAST = 32  # float32 numbers that can be copied at a time: one for each thread of a warp
+from qpass_kernels.hopper.warpgroups import LEAST, ROWS
+from qpass_kernels.hopper.work import WIDTHS, Work, row_bytes
 
 
 def memory(work: Work) -> dict[str, Any]:

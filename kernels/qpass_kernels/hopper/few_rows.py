@@ -19,13 +19,12 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper.registers import (
     MEMORY,
-    ROWS,
     Weight,
     add_sums,
     float_layout,
+    of_rows,
     read_back,
     ring_bytes,
-    spread,
     store,
     turned,
     vector,
@@ -34,11 +33,11 @@ from qpass_kernels.hopper.registers import (
     zeros,
 )
 from qpass_kernels.hopper.slot import Slot, followed
+from qpass_kernels.hopper.warpgroups import LANE, ROWS
 from qpass_kernels.kernel import Product
 
 MOST_SCALES = 256  # numbers along an axis that one copy takes
 MOST_SUMS = 256  # columns of sums of a step that the registers of a program hold
-LANE = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane)
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class _Body:
         there = pl.ds(jax.lax.axis_index("n") * ROWS, ROWS)
         total = self._accumulate(x.at[here], codes.at[there], scales.at[there], memory)
         if self.weight.group is None:
-            total = total * spread(vector(self.weight, scales.at[there]), self.config.m)
+            total = total * of_rows(self.weight, scales.at[there], self.config.m)
         bias = extra[0].at[there] if self.epilogue.bias else None
         beside = [x.at[here, there] for x in extra[self.epilogue.bias :]]
         finish = partial(self._finish, memory, bias, beside, out.at[part, here, there])
@@ -225,13 +224,11 @@ class _Body:
         """Apply the epilogue to a tile, and write it out."""
         slot = Slot(memory["out"], memory.get("beside"), True, self.weight.simulated)
         if self.epilogue:
-            values = followed(self.epilogue, values, self._spread(bias), beside, slot)
+            along = partial(of_rows, self.weight, bias, self.config.m)
+            values = followed(self.epilogue, values, along, beside, slot)
         slot.put(values.astype(out.dtype))
         plgpu.copy_smem_to_gmem(slot.piece, out)
         plgpu.wait_smem_to_gmem(0)
-
-    def _spread(self, bias: Any) -> Callable[[Any], Any]:
-        return lambda layout: spread(vector(self.weight, bias, layout), self.config.m)
 
     def _store(self, total: Any, memory: dict, write: Callable[[Any], None]) -> None:
         """Add up what the warpgroups have, in their order, and write it out."""

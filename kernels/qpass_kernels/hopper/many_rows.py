@@ -17,29 +17,33 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.epilogue import Epilogue
 from qpass_kernels.hopper.device import MULTIPROCESSORS
-from qpass_kernels.hopper.few_rows import LANE
 from qpass_kernels.hopper.registers import (
     MEMORY,
-    ROWS,
     Weight,
     add_decoded,
     add_sums,
     float_layout,
+    of_rows,
     ring_bytes,
-    spread,
     vector,
     weight_layout,
     widened,
     zeros,
 )
 from qpass_kernels.hopper.slot import Slot, followed
+from qpass_kernels.hopper.warpgroups import (
+    CONSUMERS,
+    LANE,
+    PIECE,
+    ROWS,
+    WIDTH,
+    accumulated,
+    nothing,
+)
 from qpass_kernels.kernel import Product
 
-CONSUMERS = 2
-WIDTH = ROWS * CONSUMERS  # rows of the weight in a tile
 COPYING = 40  # registers of a thread that only issues copies
 LARGEST_SUMS = 128  # rows of activations of which a warpgroup holds two tiles of sums
-PIECE = 64  # rows of a result that are stored at once
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class _Body:
     def __call__(self, x: Any, codes: Any, scales: Any, /, *rest: Any, **memory: Any) -> None:
         out = rest[-1]
         refs = (codes, x) if self.weight.group is None else (codes, x, scales)
-        idle = self._pipeline(_nothing, _nothing, 0, 0)
+        idle = self._pipeline(nothing, nothing, 0, 0)
         tiles = (-(-out.shape[0] // self.config.m), -(-out.shape[1] // WIDTH))
 
         def loop(allocations: Any) -> None:
@@ -197,40 +201,32 @@ class _Body:
         self, scales: Any, rest: tuple, memory: dict, m: Any, n: Any, pipeline: Callable
     ) -> None:
         """Have one tile of the result computed, and store it; it is the last of `rest`."""
-        *extra, out = rest
-        config, weight = self.config, self.weight
-        if self._exact:
-            total = pipeline(zeros(weight, config.m))
-        else:
-
-            def accumulate(acc: Any) -> Any:
-                pipeline(acc)
-                return acc[...]
-
-            total = pl.run_scoped(
-                accumulate, plgpu.WGMMAAccumulatorRef((ROWS, config.m), jnp.float32)
-            )
+        total = self._total(pipeline)
         me = jax.lax.axis_index("warpgroup")
         there = pl.ds(n * WIDTH + me * ROWS, ROWS)
-        if weight.group is None:
-            total = total * spread(vector(weight, scales.at[there]), config.m)
-        piece = memory["out"].at[me]
+        if self.weight.group is None:
+            total = total * of_rows(self.weight, scales.at[there], self.config.m)
         arrived = memory["beside"].at[me] if self.epilogue.beside else None
-        slot = Slot(piece, arrived, True, weight.simulated)
-        bias = self._spread(extra[0].at[there], piece.shape[0]) if self.epilogue.bias else _nothing
-        for start in range(0, config.m, piece.shape[0]):
-            here = pl.ds(m * config.m + start, piece.shape[0])
+        slot = Slot(memory["out"].at[me], arrived, True, self.weight.simulated)
+        self._store(total, slot, rest, m, there)
+
+    def _total(self, pipeline: Callable) -> Any:
+        if self._exact:
+            return pipeline(zeros(self.weight, self.config.m))
+        return accumulated(pipeline, (ROWS, self.config.m), jnp.float32)
+
+    def _store(self, total: Any, slot: Slot, rest: tuple, m: Any, there: Any) -> None:
+        """Write a tile piece by piece, after what follows the product."""
+        *extra, out = rest
+        height = slot.piece.shape[0]
+        bias = extra[0].at[there] if self.epilogue.bias else None
+        along = partial(of_rows, self.weight, bias, height)
+        for start in range(0, self.config.m, height):
+            here = pl.ds(m * self.config.m + start, height)
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            part = total[:, start : start + piece.shape[0]]
+            part = total[:, start : start + height]
             if self.epilogue:
                 beside = [x.at[here, there] for x in extra[self.epilogue.bias :]]
-                part = followed(self.epilogue, part, bias, beside, slot)
+                part = followed(self.epilogue, part, along, beside, slot)
             slot.put(part.astype(out.dtype))
-            plgpu.copy_smem_to_gmem(piece, out.at[here, there])
-
-    def _spread(self, bias: Any, columns: int) -> Callable[[Any], Any]:
-        return lambda layout: spread(vector(self.weight, bias, layout), columns)
-
-
-def _nothing(*_: Any) -> None:
-    """Stand in for the functions of a pipeline of which only the memory is asked."""
+            plgpu.copy_smem_to_gmem(slot.piece, out.at[here, there])

@@ -1,5 +1,9 @@
-"""Around the kernel: rows of lhs made whole, every batch, and parts of K added up."""
+"""Around the kernel of 8-bit codes: what takes its products, and how operands come and go.
 
+Rows of lhs are made whole, it runs for every batch, and parts of K are added up.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,11 +11,42 @@ import jax.numpy as jnp
 from qpass_kernels.epilogue import finish
 from qpass_kernels.hopper import batches
 from qpass_kernels.hopper.pipeline import matrix
-from qpass_kernels.hopper.work import Work
-from qpass_kernels.kernel import dtype
+from qpass_kernels.hopper.ragged import HOPPER_RAGGED
+from qpass_kernels.hopper.work import Config, Work
+from qpass_kernels.kernel import Kernel, Product, dtype, fuses_all
 from qpass_kernels.reference import scaled
 
 WHOLE = 8  # rows of codes that lie together in shared memory
+
+
+def of_codes(
+    name: str,
+    meant_for: Callable[[Product], bool],
+    supports: Callable[[Product], str | None],
+    configs: Callable[[Product], tuple[Config, ...]],
+) -> Kernel:
+    """A kernel for products of codes; its fields mean what they do in `Kernel`.
+
+    Integers are added up exactly with row scales, as in the reference; all else in float32, a tile
+    of K after the other. `run` takes `config=`, one of `configs(product)` or None for the first,
+    and `interpret=`, with which it runs on any platform (a `plgpu.InterpretGPUParams`).
+    """
+
+    def run(
+        product: Product, *operands: Any, config: Config | None = None, interpret: Any = None
+    ) -> Any:
+        return multiply(Work(product, config or configs(product)[0]), operands, interpret)
+
+    return Kernel(
+        name,
+        ("cuda",),
+        supports,
+        run,
+        meant_for=meant_for,
+        fuses=fuses_all,
+        configs=configs,
+        ragged=HOPPER_RAGGED,
+    )
 
 
 def multiply(work: Work, operands: tuple, interpret: Any) -> Any:

@@ -18,7 +18,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper import epilogue
 from qpass_kernels.hopper.layouts import LAYOUT, spread, swizzled
-from qpass_kernels.hopper.work import PART, ROWS, Work, row_bytes
+from qpass_kernels.hopper.warpgroups import LANE, ROWS, accumulated, nothing
+from qpass_kernels.hopper.work import PART, Work, promoted, row_bytes
 
 
 def matrix(work: Work, interpret: Any) -> Callable[..., Any]:
@@ -49,7 +50,7 @@ def matrix(work: Work, interpret: Any) -> Callable[..., Any]:
         num_threads=work.warpgroups + 1,
         thread_name="warpgroup",
         interpret=interpret,
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane),
+        compiler_params=LANE,
         kernel_name=f"qpass_{work.product.lhs}_{work.product.rhs}",
     )
 
@@ -68,14 +69,11 @@ def _walk(work: Work, inputs: list, late: dict, out: Any, interpret: Any) -> Non
                 total = _total(work, run)
                 epilogue.finish(work, total, memory, (late, out.at[part]), at, interpret)
 
-            steps = _pipeline(
-                work, at, part, _promote(work) if work.promoted else _add(work), compute
-            )
-            steps(*inputs, allocations=pipeline)
+            step = _promote(work) if promoted(work.product) else _add(work)
+            _pipeline(work, at, part, step, compute)(*inputs, allocations=pipeline)
 
         plgpu.wait_smem_to_gmem(0)
 
-    nothing = lambda *_: None  # noqa: E731  (what a pipeline does has no part in what it needs)
     needs = _pipeline(work, {"lhs": 0, "rhs": 0}, 0, nothing, nothing).get_allocations(*inputs)
     pl.run_scoped(scope, pipeline=needs, collective_axes="warpgroup", **epilogue.memory(work))
 
@@ -133,16 +131,9 @@ def _copy_registers(work: Work) -> int:
 
 def _total(work: Work, run: Callable[[Any], Any]) -> Any:
     """Add up a part of K: pieces `[64, columns]` from left to right, in registers."""
-    if work.promoted:
+    if promoted(work.product):
         return run(tuple(_zeros(width) for width in _parts(work)))
-
-    def scope(acc: Any) -> Any:
-        run(acc)
-        return acc[...]
-
-    return (
-        pl.run_scoped(scope, plgpu.WGMMAAccumulatorRef((ROWS, work.columns), work.accumulator)),
-    )
+    return (accumulated(run, (ROWS, work.columns), work.accumulator),)
 
 
 def _parts(work: Work) -> list[int]:
@@ -164,7 +155,7 @@ def _ahead(work: Work) -> int:
 
     None where there is but one: the memory of the last step is given back by the step after it.
     """
-    return 0 if work.promoted or work.k_steps == 1 else 1
+    return 0 if promoted(work.product) or work.k_steps == 1 else 1
 
 
 def _add(work: Work) -> Callable[..., Any]:

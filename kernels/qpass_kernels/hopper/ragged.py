@@ -5,33 +5,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qpass_kernels.hopper.device import on_hopper
+from qpass_kernels.contraction import needs_numbers
+from qpass_kernels.hopper.device import are_codes, on_hopper
 from qpass_kernels.hopper.layouts import LOADED
 from qpass_kernels.hopper.ragged_kernel import (
-    CONSUMERS,
-    LEAST,
     LINE,
-    PIECE,
-    WIDTH,
     Arithmetic,
     Config,
     multiply,
 )
 from qpass_kernels.hopper.ragged_steps import WINDOW, Steps, accumulator, window
-from qpass_kernels.hopper.registers import MEMORY, ROWS, Weight
+from qpass_kernels.hopper.registers import MEMORY, Weight
+from qpass_kernels.hopper.warpgroups import CONSUMERS, LEAST, PIECE, ROWS, WIDTH
 from qpass_kernels.kernel import dtype, first_reason
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
 from qpass_kernels.ragged_tiles import cut
-from qpass_kernels.reference import INT32_SAFE_K
+from qpass_kernels.reference import OVERFLOW, is_safe
 
-EIGHT_BITS = ("int8", "float8_e4m3fn", "float8_e5m2")
 SUMS = 128  # rows of lhs of which a warpgroup holds the sums of a step beside those of all
-
-
-def are_codes(product: RaggedProduct) -> bool:
-    """Whether the tensor core multiplies the operands as they are."""
-    both = (product.lhs, product.rhs)
-    return all(x in EIGHT_BITS for x in both) and ("int8" in both) == product.integer
 
 
 @on_hopper
@@ -40,11 +31,11 @@ def supports(product: RaggedProduct) -> str | None:
     codes = are_codes(product)
     widened = product.lhs in ("bfloat16", "float16") and product.rhs in LOADED
     return first_reason(
-        (not isinstance(product.m, int), "symbolic m: tiles need numbers"),
+        needs_numbers(product),
         (not codes and not widened, f"{product.lhs} x {product.rhs}"),
         (product.k % 64, f"k = {product.k} is no multiple of 64"),
         (product.n % 8, f"n = {product.n} is no multiple of 8: the result is not aligned"),
-        (_is_long(product), f"k > {INT32_SAFE_K} overflows int32"),
+        (product.integer and not product.grouped and not is_safe(product.k), OVERFLOW),
     ) or first_reason(*_groups(product, 64 if codes else 16))
 
 
@@ -57,10 +48,6 @@ def _groups(product: RaggedProduct, least: int) -> tuple[tuple[Any, str], ...]:
             f"group {group} neither divides 64 nor is a multiple of it",
         ),
     )
-
-
-def _is_long(product: RaggedProduct) -> bool:
-    return product.integer and not product.grouped and product.k > INT32_SAFE_K
 
 
 def configs(product: RaggedProduct) -> tuple[Config, ...]:

@@ -17,19 +17,24 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.device import MULTIPROCESSORS
-from qpass_kernels.hopper.few_rows import LANE
-from qpass_kernels.hopper.registers import ROWS, Weight, float_layout, store, zeros
+from qpass_kernels.hopper.registers import Weight, float_layout, store, zeros
+from qpass_kernels.hopper.warpgroups import (
+    CONSUMERS,
+    LANE,
+    LEAST,
+    PIECE,
+    ROWS,
+    WIDTH,
+    accumulated,
+    nothing,
+)
 from qpass_kernels.ragged_tiles import Tiles
 
-CONSUMERS = 2
-WIDTH = ROWS * CONSUMERS  # rows of the weight in a tile
 # Registers of a thread that only issues copies, where tiles have up to 128 rows, and above: there
 # the others need all that it can spare. With fewer some are spilled.
 COPYING, COPYING_MUCH = 72, 40
 LINE = 8  # rows that lie together in shared memory
 APART = 16  # bytes between rows that are stored alone, so that they lie in different banks
-PIECE = 64  # rows of a result that are stored at once
-LEAST = 32  # float32 numbers that can be copied at a time: one for each thread of a warp
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class _Program:
     def __call__(self, expert, start, stop, count, /, *refs: Any, **memory: Any) -> None:
         *inputs, out = refs
         copied, late = inputs[: self.copied], inputs[self.copied :]
-        idle = self._pipeline(_nothing, _nothing, (0, 0, 0))
+        idle = self._pipeline(nothing, nothing, (0, 0, 0))
         wide = -(-out.shape[1] // WIDTH)
 
         def loop(allocations: Any) -> None:
@@ -200,12 +205,7 @@ class _Program:
         sums, shape = self.arithmetic.sums, (ROWS, self.config.m)
         if sums is None:
             return pipeline(zeros(self.weight, self.config.m))
-
-        def accumulate(acc: Any) -> Any:
-            pipeline(acc)
-            return acc[...]
-
-        return pl.run_scoped(accumulate, plgpu.WGMMAAccumulatorRef(shape, sums))
+        return accumulated(pipeline, shape, sums)
 
     def _store(self, part: Any, memory: dict, out: Any, start: Any, rows: Any) -> None:
         """Write the first `rows` of a piece `[64, height]` to rows of `out [M, 64]`.
@@ -256,7 +256,3 @@ class _Program:
             here = pl.ds(start + tile * height, height)
             there = pl.ds(n * WIDTH + me * ROWS, ROWS)
             plgpu.copy_smem_to_gmem(piece, out.at[here, there])
-
-
-def _nothing(*_: Any) -> None:
-    """Stand in for the functions of a pipeline of which only the memory is asked."""

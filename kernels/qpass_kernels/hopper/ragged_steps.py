@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,19 +10,21 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from qpass_kernels.hopper.layouts import LAYOUT, of_columns
-from qpass_kernels.hopper.ragged_kernel import LEAST, WIDTH, Config
+from qpass_kernels.hopper import layouts
+from qpass_kernels.hopper.layouts import of_columns
+from qpass_kernels.hopper.ragged_kernel import Config
 from qpass_kernels.hopper.registers import (
-    ROWS,
     Weight,
     add_decoded,
     add_sums,
     float_layout,
+    of_rows,
     spread,
     vector,
     weight_layout,
     widened,
 )
+from qpass_kernels.hopper.warpgroups import LEAST, ROWS, WIDTH, accumulated
 from qpass_kernels.ragged import RaggedProduct
 
 WINDOW = 4  # scales of groups that are copied at once: 16 bytes
@@ -99,23 +102,17 @@ class Steps:
             return self._floats(index[0], w, x, scales, total, memory)
         if accumulator(self.product) is None:
             return total + self._product(index[0], w, x, scales)
-        plgpu.wgmma(total, w.at[_mine()], x.transpose((1, 0)))
+        _add(w, x, total)
         plgpu.wgmma_wait(1)
         return total
 
     def _product(self, k: Any, w: Any, x: Any, scales: list) -> Any:
         """Multiply codes by codes, and scale what comes of it."""
-
-        def scope(acc: Any) -> Any:
-            plgpu.wgmma(acc, w.at[_mine()], x.transpose((1, 0)))
-            return acc[...]
-
         kind, m = jnp.int32 if self.product.integer else jnp.float32, self.config.m
-        part = pl.run_scoped(scope, plgpu.WGMMAAccumulatorRef((ROWS, m), kind))
-        part = part.astype(jnp.float32)
+        part = accumulated(partial(_add, w, x), (ROWS, m), kind).astype(jnp.float32)
         for side, scale in zip(grouped(self.product), scales, strict=True):
             if side == "lhs":
-                part = part * along(self.weight, scale.at[0], m)
+                part = part * _of_lhs(scale.at[0], m)
             else:
                 part = part * spread(self._of_group(scale, k, 0), m)
         if scales:
@@ -147,17 +144,20 @@ class Steps:
         """Multiply sums by the scales of rows, lhs first."""
         total, m = total.astype(jnp.float32), self.config.m
         if by_row is not None:
-            total = total * along(self.weight, by_row, m)
+            total = total * _of_lhs(by_row, m)
         for scales in late:
-            total = total * spread(vector(self.weight, scales.at[expert, pl.ds(row, ROWS)]), m)
+            total = total * of_rows(self.weight, scales.at[expert, pl.ds(row, ROWS)], m)
         return total
 
 
-def along(weight: Weight, scales: Any, m: int) -> Any:
-    """Repeat the scales of `m` rows of lhs, in shared memory, for every row of the weight."""
-    layout = None if weight.simulated else LAYOUT.WGMMA.reduce(0)
-    found = plgpu.load(scales.at[pl.ds(0, m)], layout=layout)
-    return jax.lax.broadcast_in_dim(found, (ROWS, m), (1,))
+def _of_lhs(scales: Any, m: int) -> Any:
+    """Repeat the scales of `m` rows of lhs for every row of the weight."""
+    return layouts.spread(scales.at[pl.ds(0, m)], (ROWS, m), 1)
+
+
+def _add(w: Any, x: Any, acc: Any) -> None:
+    """Begin to multiply this warpgroup's rows of the weight by codes."""
+    plgpu.wgmma(acc, w.at[_mine()], x.transpose((1, 0)))
 
 
 def _mine() -> Any:

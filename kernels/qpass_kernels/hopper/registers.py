@@ -10,9 +10,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from qpass_kernels.hopper.layouts import LAYOUT, LOADED, column_numbers, of_columns
+from qpass_kernels.hopper.warpgroups import ROWS
 from qpass_kernels.kernel import Product
 
-ROWS = 64  # of the weight that one warpgroup multiplies
 MEMORY = 226 * 1024  # bytes of shared memory that tiles may take; barriers need a little
 LINE = 128  # bytes that the widest swizzle covers
 
@@ -87,6 +87,11 @@ def vector(weight: Weight, scales: Any, layout: Any = LAYOUT.WGMMA) -> Any:
 def spread(scales: Any, columns: int) -> Any:
     """Repeat the scales of rows in every column."""
     return jax.lax.broadcast_in_dim(scales, (ROWS, columns), (0,))
+
+
+def of_rows(weight: Weight, numbers: Any, columns: int, layout: Any = LAYOUT.WGMMA) -> Any:
+    """Load a number for each of 64 rows, and repeat it in every column."""
+    return spread(vector(weight, numbers, layout), columns)
 
 
 def add_sums(

@@ -1,14 +1,10 @@
 """Hopper: codes times codes with several scales a row: groups of K, blocks of the weight."""
 
-from typing import Any
-
 from qpass_kernels.hopper import tiles
-from qpass_kernels.hopper.codes import are_codes
-from qpass_kernels.hopper.device import on_hopper
-from qpass_kernels.hopper.multiply import multiply
-from qpass_kernels.hopper.ragged import HOPPER_RAGGED
-from qpass_kernels.hopper.work import Config, Work
-from qpass_kernels.kernel import Kernel, Product, first_reason, fuses_all
+from qpass_kernels.hopper.device import are_codes, on_hopper
+from qpass_kernels.hopper.multiply import of_codes
+from qpass_kernels.hopper.work import Config
+from qpass_kernels.kernel import Product, first_reason
 
 TILES = (128, 64)  # of K: the first that groups are whole in
 
@@ -36,34 +32,4 @@ def configs(product: Product) -> tuple[Config, ...]:
     return tiles.configs(product, tile)
 
 
-def run(
-    product: Product,
-    lhs: Any,
-    lhs_scale: Any,
-    rhs: Any,
-    rhs_scale: Any,
-    *extra: Any,
-    config: Config | None = None,
-    interpret: Any = None,
-) -> Any:
-    """Compute the product: each tile of K exactly (integers) or in the tensor core's sums (fp8).
-
-    Tiles times their scales are added up in float32.
-
-    `config`: one of `configs(product)`; None: the first. `interpret`: a `plgpu.InterpretGPUParams`
-    runs on any platform.
-    """
-    work = Work(product, config or configs(product)[0], promoted=True)
-    return multiply(work, (lhs, lhs_scale, rhs, rhs_scale, *extra), interpret)
-
-
-HOPPER_SUBCHANNEL = Kernel(
-    "hopper_subchannel",
-    ("cuda",),
-    supports,
-    run,
-    meant_for=meant_for,
-    fuses=fuses_all,
-    configs=configs,
-    ragged=HOPPER_RAGGED,
-)
+HOPPER_SUBCHANNEL = of_codes("hopper_subchannel", meant_for, supports, configs)

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from qpass_kernels.contraction import needs_numbers
 from qpass_kernels.hopper.device import MULTIPROCESSORS
-from qpass_kernels.hopper.work import Config
+from qpass_kernels.hopper.work import Config, promoted
 from qpass_kernels.kernel import Product, first_reason
 
 FEW = 64  # rows of lhs up to which the weight is the left side
@@ -13,7 +14,7 @@ LEAST_STEPS = 4  # tiles of K that a block should have to itself
 def refused(product: Product) -> str | None:
     """Say why copies cannot be made of a product's operands as they are; None where they can."""
     return first_reason(
-        (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        needs_numbers(product),
         (product.k % 32, f"k = {product.k} is no multiple of 32: every call would copy the weight"),
         (
             product.n % 8,
@@ -79,8 +80,7 @@ def _has_room(product: Product) -> bool:
     Not for scales both of groups and of rows, nor for an activation after sums that are added up in
     float32 beside those of the tensor core.
     """
-    twice = product.grouped or not product.integer
-    follows = twice and product.epilogue.activation != "none"
+    follows = promoted(product) and product.epilogue.activation != "none"
     return product.lhs_scale == product.rhs_scale and not follows
 
 

@@ -4,14 +4,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from qpass_kernels.contraction import needs_numbers
 from qpass_kernels.epilogue import NOTHING, finish
 from qpass_kernels.hopper import batches, few_rows, many_rows
 from qpass_kernels.hopper.device import MULTIPROCESSORS, on_hopper
 from qpass_kernels.hopper.few_rows import FewRows
 from qpass_kernels.hopper.layouts import LOADED
-from qpass_kernels.hopper.many_rows import CONSUMERS, WIDTH, ManyRows
+from qpass_kernels.hopper.many_rows import ManyRows
 from qpass_kernels.hopper.ragged import HOPPER_RAGGED
-from qpass_kernels.hopper.registers import ROWS, Weight, ring_bytes
+from qpass_kernels.hopper.registers import Weight, ring_bytes
+from qpass_kernels.hopper.warpgroups import ROWS, WIDTH
 from qpass_kernels.kernel import (
     Kernel,
     Product,
@@ -39,7 +41,7 @@ def meant_for(product: Product) -> bool:
 def supports(product: Product) -> str | None:
     """Take bfloat16 and float16 activations, and weights whose rows copies can be made of."""
     why = first_reason(
-        (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        needs_numbers(product),
         (not product.weight_only, f"lhs is {product.lhs}: codes"),
         (product.rhs not in LOADED, f"rhs is {product.rhs}: it cannot be widened in registers"),
         (product.lhs == "float32", "lhs is float32: the tensor core would round it"),
@@ -157,7 +159,7 @@ def _beside(product: Product, extra: tuple, config: Config) -> list[Any]:
 
 
 def _tile_of_n(config: Config) -> int:
-    return ROWS if isinstance(config, FewRows) else ROWS * CONSUMERS
+    return ROWS if isinstance(config, FewRows) else WIDTH
 
 
 def _scales(scales: Any, config: Config, group: int | None) -> Any:

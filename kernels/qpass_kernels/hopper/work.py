@@ -8,9 +8,9 @@ from jax.experimental import pallas as pl
 
 from qpass_kernels.epilogue import NOTHING, Epilogue
 from qpass_kernels.hopper.device import MULTIPROCESSORS
+from qpass_kernels.hopper.warpgroups import ROWS
 from qpass_kernels.kernel import Product, dtype
 
-ROWS = 64  # of the left side, by one warpgroup
 PART = 128  # columns that are added up in float32 at a time, so that registers suffice
 WIDTHS = (128, 64, 32)  # bytes of a row of codes that may lie together in shared memory
 
@@ -42,28 +42,29 @@ class Config:
     blocks: int = MULTIPROCESSORS
 
 
+def promoted(product: Product) -> bool:
+    """Whether each tile of K is summed up by itself, and added in float32 with its scales.
+
+    Otherwise the tensor core adds up all of K in place. Of a sum of fp8 it keeps about 14 bits.
+    """
+    return product.grouped or not product.integer
+
+
 @dataclass(frozen=True)
 class Work:
     """A product and its config, seen from the tensor core.
 
     Attributes:
         product, config: what is computed, and how.
-        promoted: each tile of K is summed up by itself and added in float32 (and with its group's
-            scales); else the tensor core adds up all of K in place.
     """
 
     product: Product
     config: Config
-    promoted: bool
 
     @property
     def sides(self) -> tuple[str, str]:
         """Names of the left and the right side."""
         return ("rhs", "lhs") if self.config.turned else ("lhs", "rhs")
-
-    def size(self, side: str) -> int:
-        """Rows of an operand."""
-        return self.product.m if side == "lhs" else self.product.n
 
     def tile(self, side: str) -> int:
         """Rows of an operand in a tile."""
@@ -138,7 +139,7 @@ class Work:
         float32 also where rows of the product's own type are not whole in 32 bytes.
         """
         if self.config.split > 1:
-            return jnp.dtype(jnp.float32 if self.promoted else self.accumulator)
+            return jnp.dtype(jnp.float32 if promoted(self.product) else self.accumulator)
         out = dtype(self.product.out)
         return out if self.product.n * out.itemsize % WIDTHS[-1] == 0 else jnp.dtype(jnp.float32)
 

@@ -22,8 +22,8 @@ import numpy as np
 from qpass_kernels import cpu_cost, reference
 from qpass_kernels.cpu_codes import FP8
 from qpass_kernels.kernel import CODES, Kernel, Product, dtype
-from qpass_kernels.native.layers import refusal
 from qpass_kernels.native.ragged import by_codes
+from qpass_kernels.native.refusal import refusal
 from qpass_kernels.stacks import alone, one_of
 
 INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
@@ -120,7 +120,7 @@ NATIVE_FLOAT = Kernel(
     run_joined=run_joined,
     reads=reads,
     local=True,
-    ragged=by_codes(_codes),
+    ragged=by_codes(_codes, reads),
     meant_for=lambda product: product.weight_only,
     slow=cpu_cost.native_floating,
 )

@@ -19,8 +19,8 @@ import numpy as np
 
 from qpass_kernels import cpu_cost, reference
 from qpass_kernels.kernel import Kernel, Product, dtype
-from qpass_kernels.native.layers import refusal
 from qpass_kernels.native.ragged import NATIVE_RAGGED
+from qpass_kernels.native.refusal import refusal
 from qpass_kernels.native.rows import NATIVE_ROWS
 from qpass_kernels.stacks import alone, one_of
 

@@ -9,43 +9,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from qpass_kernels import reference
-from qpass_kernels.kernel import CODES, dtype, first_reason
-from qpass_kernels.native import library
+from qpass_kernels.kernel import CODES, Product, dtype
+from qpass_kernels.native.refusal import refusal
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
 from qpass_kernels.ragged_reference import one_expert
 
 
-def _refusal(product: RaggedProduct, *checks: tuple[Any, str]) -> str | None:
-    symbolic = not isinstance(product.m, int)
-    common = ((symbolic, "symbolic m"), (product.k == 0, "nothing to add up"))
-    return first_reason(*checks, *common) or library.why_not()
-
-
 def _supports_integer(product: RaggedProduct) -> str | None:
     """Take products of integer codes, where the library is."""
-    return _refusal(
+    return refusal(
         product,
         (not product.integer, "not a product of integer codes"),
         (not reference.is_safe(product.group), "the sum of a group may not fit in int32"),
     )
 
 
-def by_codes(codes_of: Callable[..., tuple[Any, dict[str, Any]]]) -> RaggedMatmul:
+def by_codes(
+    codes_of: Callable[..., tuple[Any, dict[str, Any]]], reads: Callable[[Product], bool]
+) -> RaggedMatmul:
     """The ragged product of floats by codes.
 
     Args:
         codes_of: (Product, stack) -> the codes as compiled code gets them, and how it reads them.
+        reads: the kernel's `Kernel.reads`.
     """
-    run = partial(_run_floating, codes_of)
-    return RaggedMatmul("cpu-native-float", _supports_floating, run, skips=True)
+    return RaggedMatmul(
+        "cpu-native-float",
+        _supports_floating,
+        partial(_run_floating, codes_of),
+        reads=lambda product: reads(one_expert(product, product.m)),
+        skips=True,
+    )
 
 
 def _supports_floating(product: RaggedProduct) -> str | None:
     """Take floats by codes, where the library is."""
-    return _refusal(
+    return refusal(
         product,
         (not product.weight_only, "quantized activations"),
-        (product.rhs not in CODES, "weight decoded beforehand"),
+        (product.table is None and product.rhs not in CODES, "weight decoded beforehand"),
     )
 
 

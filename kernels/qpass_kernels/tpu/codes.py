@@ -4,13 +4,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from qpass_kernels.kernel import CODES, VALUES, Kernel, Product, first_reason, fuses_all
-from qpass_kernels.reference import INT32_SAFE_K
-from qpass_kernels.stacks import alone
+from qpass_kernels.contraction import needs_numbers
+from qpass_kernels.kernel import CODES, VALUES, Product, first_reason
+from qpass_kernels.reference import OVERFLOW, is_safe
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, Config, Sizes, fitted
-from qpass_kernels.tpu.grid import Arithmetic, call, contract
-from qpass_kernels.tpu.ragged import by_visits
+from qpass_kernels.tpu.family import of_blocks
+from qpass_kernels.tpu.grid import Arithmetic, contract
 
 # (m, n, k) by rows of lhs up to, the default first. Not measured: with few rows, weight blocks of
 # 2 MB stream through; with many, a byte that is read is multiplied a thousand times.
@@ -38,7 +38,7 @@ def supports(product: Product) -> str | None:
     """Take int8 x int8 or int4, and fp8 x fp8 of either kind, scaled by rows or long groups."""
     here = chip.here()
     return first_reason(
-        (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        needs_numbers(product),
         (product.foreign, product.foreign or ""),
         (not meant_for(product), "an operand is not codes"),
         (product.out == "float16", "no float16 on TPU"),
@@ -56,7 +56,7 @@ def _refuse_groups(product: Product) -> str | None:
     part = product.group if product.grouped else product.k
     return first_reason(
         (product.grouped and part % LANES, f"group {part} is no multiple of {LANES}"),
-        (product.integer and part > INT32_SAFE_K, f"k > {INT32_SAFE_K} overflows int32"),
+        (product.integer and not is_safe(part), OVERFLOW),
         (not configs(product), "no block size fits the memory of a core"),
     )
 
@@ -67,28 +67,11 @@ def configs(product: Product) -> tuple[Config, ...]:
     return tuple(fitted(product, sizes, False, chip.here()))
 
 
-def run_stacked(
-    product: Product,
-    lhs: Any,
-    lhs_scale: Any,
-    stack: Any,
-    stack_scale: Any,
-    index: Any,
-    *extra: Any,
-    config: Config | None = None,
-    interpret: Any = False,
-) -> Any:
-    """Compute the product with a layer of a stack; integers exactly, as the reference does.
-
-    `config`: one of `configs`. `interpret`: True or a `pltpu.InterpretParams` runs anywhere.
-    """
-    operands = (lhs, lhs_scale, stack, stack_scale, *extra)
-    chosen = config or configs(product)[0]
-    return call(product, chosen, arithmetic(product), operands, index, interpret)
-
-
 def arithmetic(product: Product) -> Arithmetic:
-    """Multiply codes as they are, or as floats where the chip has no product of them."""
+    """Multiply codes as they are, or as floats where the chip has no product of them.
+
+    Integers exactly, as the reference does.
+    """
     sums = jnp.int32 if product.integer else jnp.float32
     native = not product.integer or chip.here().int8
 
@@ -112,15 +95,4 @@ def _by_floats(x: Any, w: Any) -> Any:
     return total
 
 
-run = alone(run_stacked)
-TPU_CODES = Kernel(
-    "tpu_codes",
-    ("tpu",),
-    supports,
-    run,
-    run_stacked,
-    meant_for=meant_for,
-    fuses=fuses_all,
-    configs=configs,
-    ragged=by_visits("tpu_codes", supports, configs, arithmetic),
-)
+TPU_CODES = of_blocks("tpu_codes", meant_for, supports, configs, arithmetic)

@@ -5,12 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from qpass_kernels.kernel import VALUES, Kernel, Product, first_reason, fuses_all
-from qpass_kernels.stacks import alone
+from qpass_kernels.contraction import needs_numbers
+from qpass_kernels.kernel import VALUES, Product, first_reason
 from qpass_kernels.tpu import chip
 from qpass_kernels.tpu.blocks import LANES, SUBLANES, Config, Sizes, fitted
-from qpass_kernels.tpu.grid import Arithmetic, call, contract
-from qpass_kernels.tpu.ragged import by_visits
+from qpass_kernels.tpu.family import of_blocks
+from qpass_kernels.tpu.grid import Arithmetic, contract
 
 # (m, n, k) by rows of lhs up to, the default first. Not measured: decoding a block of the weight
 # pays with many rows, and takes six bytes a code while it lasts.
@@ -36,7 +36,7 @@ def meant_for(product: Product) -> bool:
 def supports(product: Product) -> str | None:
     """Take any codes on the right, scaled by rows or by groups of a multiple of 8."""
     return first_reason(
-        (product.symbolic, f"{', '.join(product.symbolic)} symbolic: the grid needs numbers"),
+        needs_numbers(product),
         (product.foreign, product.foreign or ""),
         ("float16" in (product.lhs, product.out), "no float16 on TPU"),
         (product.lhs == "int4", "int4 lhs"),
@@ -82,32 +82,13 @@ def _holds_groups(product: Product, config: Config) -> bool:
     return not config.before or config.k % product.group == 0
 
 
-def run_stacked(
-    product: Product,
-    lhs: Any,
-    lhs_scale: Any,
-    stack: Any,
-    stack_scale: Any,
-    index: Any,
-    *extra: Any,
-    config: Config | None = None,
-    interpret: Any = False,
-) -> Any:
-    """Compute the product with a layer of a stack; sums are float32.
+def arithmetic(product: Product) -> Arithmetic:
+    """Multiply in the float type of the left operand, or in bfloat16; sums are float32.
 
     Codes on the left are multiplied as bfloat16, which holds them exactly, as it does those of the
     weight. A weight that is scaled before the product is rounded to the float type of the left
     operand: to bfloat16 if that is one.
-
-    `config`: one of `configs`. `interpret`: True or a `pltpu.InterpretParams` runs anywhere.
     """
-    operands = (lhs, lhs_scale, stack, stack_scale, *extra)
-    chosen = config or configs(product)[0]
-    return call(product, chosen, arithmetic(product), operands, index, interpret)
-
-
-def arithmetic(product: Product) -> Arithmetic:
-    """Multiply in the float type of the left operand, or in bfloat16."""
     kind = jnp.float32 if product.lhs == "float32" else jnp.bfloat16
     precision = lax.Precision.HIGHEST if kind == jnp.float32 else lax.Precision.DEFAULT
     params = {"precision": precision, "preferred_element_type": jnp.float32}
@@ -132,15 +113,4 @@ def _decoded(w: Any, scale: Any, group: int) -> Any:
     return jnp.reshape(groups * scale[:, None, :], turned.shape)
 
 
-run = alone(run_stacked)
-TPU_DECODED = Kernel(
-    "tpu_decoded",
-    ("tpu",),
-    supports,
-    run,
-    run_stacked,
-    meant_for=meant_for,
-    fuses=fuses_all,
-    configs=configs,
-    ragged=by_visits("tpu_decoded", supports, configs, arithmetic),
-)
+TPU_DECODED = of_blocks("tpu_decoded", meant_for, supports, configs, arithmetic)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from qpass_kernels.kernel import Product, result_type
+from qpass_kernels.contraction import needs_numbers
+from qpass_kernels.kernel import Product, first_reason, result_type
 from qpass_kernels.ragged import RaggedMatmul, RaggedProduct
 from qpass_kernels.ragged_reference import one_expert
 from qpass_kernels.ragged_tiles import cut
@@ -40,9 +41,7 @@ def by_visits(
     """
 
     def refusal(product: RaggedProduct) -> str | None:
-        if not isinstance(product.m, int):
-            return "symbolic m: the grid needs numbers"
-        return supports(of_block(product))
+        return first_reason(needs_numbers(product)) or supports(of_block(product))
 
     def settings(product: RaggedProduct) -> tuple[Config, ...]:
         return configs(of_block(product))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from qpass_kernels.kernel import Kernel, Product, is_for
+from qpass_kernels.ragged import RaggedMatmul
 from qpass_kernels.reference import REFERENCE
 from qpass_kernels.tuning.choice import Choice, fields_of
 from qpass_kernels.tuning.operands import copies_of, operands
@@ -21,12 +22,12 @@ WRONG = 0.05  # of the largest number in the result: what no rounding explains
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kernel in one of its settings; None where it has none."""
+    """A kernel, for dense products or ragged ones, in one of its settings; None: it has none."""
 
-    kernel: Kernel
+    kernel: Kernel | RaggedMatmul
     config: Any = None
 
-    def run(self, product: Product, *operands: Any) -> Any:
+    def run(self, product: Any, *operands: Any) -> Any:
         """Compute the product."""
         chosen = {} if self.config is None else {"config": self.config}
         return self.kernel.run(product, *operands, **chosen)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from qpass_kernels.kernel import Product, first_reason
+from qpass_kernels.contraction import Contraction
+from qpass_kernels.kernel import first_reason
 from qpass_kernels.native import library
 
 
-def refusal(product: Product, *checks: tuple[Any, str]) -> str | None:
+def refusal(product: Contraction, *checks: tuple[Any, str]) -> str | None:
     """Why compiled code does not take the product; None where it does.
 
     Args:
