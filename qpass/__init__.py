@@ -9,19 +9,17 @@
 (2, 4)
 """
 
+from qpass import folds as folds
 from qpass import presets as presets
 from qpass.api import jit as jit
 from qpass.api import transform as transform
-from qpass.calibrate import load_stats as load_stats
 from qpass.calibrate import ranges as ranges
-from qpass.calibrate import save_stats as save_stats
-from qpass.calibrate import unseen_experts as unseen_experts
-from qpass.calibrate import update_stats as update_stats
 from qpass.compare import Comparison as Comparison
 from qpass.errors import CalibrationError as CalibrationError
 from qpass.errors import CallError as CallError
 from qpass.errors import CorruptTensorError as CorruptTensorError
 from qpass.errors import DerivativeError as DerivativeError
+from qpass.errors import FoldError as FoldError
 from qpass.errors import PlanError as PlanError
 from qpass.errors import QPassError as QPassError
 from qpass.errors import QuantizeError as QuantizeError
@@ -29,6 +27,7 @@ from qpass.errors import RuleError as RuleError
 from qpass.errors import StateError as StateError
 from qpass.errors import UnknownDialectError as UnknownDialectError
 from qpass.errors import UnknownTypeError as UnknownTypeError
+from qpass.methods import GPTQ as GPTQ
 from qpass.modules import TransformedModule as TransformedModule
 from qpass.nonfinite import NonFinite as NonFinite
 from qpass.numerics import AbsMax as AbsMax
@@ -36,6 +35,7 @@ from qpass.numerics import AbsMean as AbsMean
 from qpass.numerics import Delayed as Delayed
 from qpass.numerics import Dialect as Dialect
 from qpass.numerics import Fixed as Fixed
+from qpass.numerics import Hqq as Hqq
 from qpass.numerics import Mse as Mse
 from qpass.numerics import PerBlock as PerBlock
 from qpass.numerics import Percentile as Percentile
@@ -78,6 +78,11 @@ from qpass.plan import Decision as Decision
 from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes
 from qpass.rules import Rule as Rule
+from qpass.stats import Stats as Stats
+from qpass.stats import load_stats as load_stats
+from qpass.stats import save_stats as save_stats
+from qpass.stats import unseen_experts as unseen_experts
+from qpass.stats import update_stats as update_stats
 from qpass.training import merge_states as merge_states
 from qpass.training import value_and_grad as value_and_grad
 from qpass.transformed import Transformed as Transformed

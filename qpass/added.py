@@ -18,10 +18,11 @@ from qpass.adapters.tree import Adapters, as_adapters, init_adapters
 from qpass.beside import Beside
 from qpass.delayed import State, init_state
 from qpass.keys import as_key
-from qpass.quantize import check_leaves, parameters
+from qpass.planned import Planned
+from qpass.quantize import check_leaves, parameters, quantize_caches
 
 
-class Added(Beside):
+class Added(Beside, Planned):
     """Methods for states, adapters, learned ranges and masks."""
 
     def init_state(self, *args: Any, **kwargs: Any) -> State:
@@ -86,6 +87,26 @@ class Added(Beside):
             beside = given, self.given.key, self.given.ranges
             merged = functools.partial(merge, plan, values, *beside)
             return parameters(call, merged, boundary.restore)
+
+    def quantize_cache(self, *args: Any, donate: bool = False, **kwargs: Any) -> Any:
+        """The caches that rules store (``cache=``) as QTensors; same tree, of zeros or filled.
+
+        Args:
+            *args: example arguments; the caches among them are quantized, the rest is only looked
+                at for shapes. A cache may be given as `jax.ShapeDtypeStruct` leaves.
+            donate: delete each float cache once it is quantized.
+            **kwargs: keyword arguments of the function.
+
+        Returns:
+            the argument that holds caches; a tuple where several do.
+
+        Raises:
+            CallError: no rule stores a cache.
+            QuantizeError: a cache holds NaN or infinities.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return quantize_caches(self._plan(call, boundary), call, donate, boundary.restore)
 
     def init_ranges(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Ranges of the weights whose rules learn them (``"int4 g32 lsq"``), at the beginning.

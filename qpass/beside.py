@@ -7,13 +7,18 @@ from typing import Any, Self
 from qpass.adapters.masks import as_masks
 from qpass.adapters.tree import as_adapters
 from qpass.calibrate import as_ranges
-from qpass.delayed import as_state
+from qpass.delayed_state import as_state
+from qpass.given import Given
 from qpass.keys import as_key
-from qpass.planned import Planned
 
 
-class Beside(Planned):
-    """Methods that give what the function's own signature has no place for."""
+class Beside:
+    """Methods that give what the function's own signature has no place for; of dataclasses."""
+
+    given: Given
+
+    def _beside(self, **values: Any) -> Self:
+        return replace(self, given=replace(self.given, **values))  # type: ignore[type-var]
 
     def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
         """The same function with these ranges for its static operands.
@@ -27,7 +32,7 @@ class Beside(Planned):
             CalibrationError: a range is no pair of finite numbers around 0. What the program needs
                 is known, and checked, when it is called.
         """
-        return replace(self, given=replace(self.given, ranges=as_ranges(ranges)))
+        return self._beside(ranges=as_ranges(ranges))
 
     def with_key(self, key: Any) -> Self:
         """The same function with this random key, for quantizers that round stochastically.
@@ -43,7 +48,7 @@ class Beside(Planned):
         Raises:
             QuantizeError: it is no key, or several.
         """
-        return replace(self, given=replace(self.given, key=as_key(key)))
+        return self._beside(key=as_key(key))
 
     def with_state(self, state: Mapping[str, Any]) -> Self:
         """The same function, scaled by this state, which stays as it is: as for an evaluation.
@@ -51,7 +56,7 @@ class Beside(Planned):
         Raises:
             StateError: the state is none, or not finite. Whether it fits is checked in the call.
         """
-        return replace(self, given=replace(self.given, state=as_state(state)))
+        return self._beside(state=as_state(state))
 
     def with_adapters(self, adapters: Mapping[str, Any]) -> Self:
         """The same function with these adapters; differentiable with respect to them.
@@ -67,7 +72,7 @@ class Beside(Planned):
             CallError: they are no adapters. Whether they are those of the program is known, and
                 checked, when it is called.
         """
-        return replace(self, given=replace(self.given, adapters=as_adapters(adapters)))
+        return self._beside(adapters=as_adapters(adapters))
 
     def with_masks(self, masks: Mapping[str, Any]) -> Self:
         """The same function with these masks: sparse weights are zero where they are false.
@@ -82,4 +87,4 @@ class Beside(Planned):
             CallError: they are no masks. Whether they are those of the program is known, and
                 checked, when it is called.
         """
-        return replace(self, given=replace(self.given, masks=as_masks(masks)))
+        return self._beside(masks=as_masks(masks))

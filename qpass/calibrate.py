@@ -1,46 +1,107 @@
-"""Static activations: what ranges activations have, captured by site and handed to the sites.
+"""Capture: what activations are like at every quantized site, over batches of data.
 
->>> stats = q.capture(params, batch)                     # doctest: +SKIP
+>>> stats = q.calibrate(params, batches)                 # doctest: +SKIP
 >>> stats = q.capture(params, another, stats=stats)      # doctest: +SKIP
 >>> static = q.with_ranges(qpass.ranges(stats, "mean"))  # doctest: +SKIP
 
-Statistics are a plain pytree: a dict by name of the operand (`qpass.given.operand_names`), of dicts
-of float32 arrays (`qpass.numerics.statistics`). For a site inside scans they have leading axes, one
-entry for each iteration.
+Statistics (`qpass.stats.Stats`) have the names of `qpass.given.operand_names`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from qpass.errors import CalibrationError
 from qpass.given import Given, entered, feeds, operand_names
 from qpass.graph._jax import JaxprEqn
 from qpass.graph.dataflow import Key
-from qpass.graph.dimensions import dimensions
 from qpass.graph.feeds import enclosing
 from qpass.graph.merging import Max, Min, Sum
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
-from qpass.numerics.statistics import State, merge, observe, of_one_batch, range_of
+from qpass.numerics import channels
+from qpass.numerics.statistics import State, observe, of_one_batch, range_of
+from qpass.ops.gathered import PRODUCTS, gathered
 from qpass.ops.operations import QTensorOperations
 from qpass.plan import Decision, Plan
-from qpass.suggest import shortened
+from qpass.stats import Stats, unseen
+from qpass.suggest import did_you_mean, shortened
 
-type Stats = dict[str, State]
-
-DECAY = 0.9
+KINDS = ("range", *channels.KINDS)
+ALWAYS = ("range", "square")
+"""What is gathered where nothing is said: enough for ranges of both operands."""
 _MERGED = {"sum": Sum, "min": Min, "max": Max}
 
+type Kinds = tuple[str, ...]
 
-def observer(plan: Plan) -> Callable[[list, Given], Stats]:
+
+def as_kinds(gather: Collection[str]) -> Kinds:
+    """What to gather, in an order of its own.
+
+    Raises:
+        CalibrationError: there is no such kind, or none is named.
+    """
+    given = (gather,) if isinstance(gather, str) else tuple(gather)
+    unknown = [kind for kind in given if kind not in KINDS]
+    if unknown or not given:
+        meant = did_you_mean(unknown[0], KINDS) if unknown else f"one of {', '.join(KINDS)}."
+        raise CalibrationError(f"gather something that there is; got {given}: {meant}")
+    return tuple(kind for kind in KINDS if kind in given)
+
+
+def as_arguments(batch: Any) -> tuple:
+    """What follows the parameters: a tuple as it is, anything else is the one argument."""
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def over(
+    capture: Callable[[Any, Any], Stats], batches: Iterable[Any], stats: Any, progress: bool
+) -> Stats:
+    """Capture one batch after the other.
+
+    Args:
+        capture: of a batch and the statistics so far.
+        batches: the batches; only one is held at a time.
+        stats: the statistics so far; None for none.
+        progress: show a bar on the terminal.
+
+    Raises:
+        CalibrationError: there is no batch, or a site saw no sample in any.
+    """
+    for batch in _shown(batches) if progress else batches:
+        stats = capture(batch, stats)
+    if stats is None:
+        raise CalibrationError("calibrate on data; the batches are empty.")
+    check_seen(stats)
+    return stats
+
+
+def _shown(batches: Iterable[Any]) -> Iterable[Any]:
+    from rich.progress import track
+
+    return track(batches, "calibrating")
+
+
+def check_seen(stats: Mapping[str, State]) -> None:
+    """Refuse statistics of sites that never saw a value.
+
+    Raises:
+        CalibrationError: naming them.
+    """
+    if lacking := unseen(stats):
+        raise CalibrationError(
+            f"capture on arguments that reach every site; nothing was seen at "
+            f"{shortened(lacking, 5)} (a branch that was not taken, a loop without iterations, or "
+            "no finite value). Capture more batches into the same statistics, or drop these names "
+            "from them if their sites are not static."
+        )
+
+
+def observer(plan: Plan, kinds: Kinds = ALWAYS) -> Callable[[list, Given], Stats]:
     """A jitted function of a program's inputs: statistics of one batch at every quantized site.
 
     It takes what is given beside the inputs, too. What it runs is the quantized program, with
@@ -50,11 +111,13 @@ def observer(plan: Plan) -> Callable[[list, Given], Stats]:
     Raises:
         CalibrationError: the plan quantizes nothing.
     """
-    decisions = {d.site.key: d for d in plan.decisions if d.action is not None}
+    decisions = {
+        d.site.key: d for d in plan.decisions if d.action is not None and d.site.role != "lookup"
+    }
     if not decisions:
         raise CalibrationError("capture with rules that quantize a product: these keep all float.")
     operations = QTensorOperations(plan.kernels)
-    tap = partial(_tap, plan, operations, decisions)
+    tap = _Tap(plan, operations, decisions, kinds)
 
     def run(values: list, given: Given) -> Stats:
         derivatives = plan.dataflow.derivatives
@@ -63,48 +126,62 @@ def observer(plan: Plan) -> Callable[[list, Given], Stats]:
         frame = Frame(feeds=feeds(plan, replace(given, ranges={}, state={})))
         _, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
         seen = [taps.get(tap_name(key), {}) for key in decisions]
-        return {name: _unmerged(tap) for site in seen for name, tap in site.items()}
+        return Stats({name: _unmerged(tap) for site in seen for name, tap in site.items()})
 
     return jax.jit(run)
 
 
-def _tap(
-    plan: Plan,
-    operations: QTensorOperations,
-    decisions: Mapping[Key, Decision],
-    key: Key,
-    eqn: JaxprEqn,
-    operands: list,
-    result: Any,
-) -> dict[str, Any]:
-    del result
-    if key not in decisions:  # a float product with an adapter
-        return {}
-    decision = decisions[key]
-    weight = decision.quantized.weight
-    seen = {}
-    for side, name in operand_names(plan, decision).items():
-        operand = weight if side == "weight" else 1 - weight
-        channels = _channels(plan, decision, eqn) if side == "act" else None
-        parts = observe(operations.unwrap(operands[operand]), channels)
-        if channels is not None:
-            parts["sum"] |= _rows_of_experts(eqn, operands)
-        seen[name] = {kind: _MERGED[kind](part) for kind, part in parts.items()}
-    return seen
+@dataclass(frozen=True)
+class _Tap:
+    """What is kept of a site's operands, as `qpass.graph.rewrite.Rewriter` calls it."""
+
+    plan: Plan
+    operations: QTensorOperations
+    decisions: Mapping[Key, Decision]
+    kinds: Kinds
+
+    def __call__(self, key: Key, eqn: JaxprEqn, operands: list, result: Any) -> dict[str, Any]:
+        del result
+        if key not in self.decisions:  # a float product with an adapter
+            return {}
+        decision = self.decisions[key]
+        weight = decision.quantized.weight
+        seen = {}
+        for side, name in operand_names(self.plan, decision).items():
+            operand = weight if side == "weight" else 1 - weight
+            x = self.operations.unwrap(operands[operand])
+            parts = observe(x, "range" in self.kinds)
+            if side == "act":
+                parts = _joined(parts, self._by_channel(decision, eqn, operands, x))
+            seen[name] = {kind: _MERGED[kind](part) for kind, part in parts.items()}
+        return seen
+
+    def _by_channel(
+        self, decision: Decision, eqn: JaxprEqn, operands: list, x: jax.Array
+    ) -> dict[str, State]:
+        if not _has_channels(self.plan, decision):
+            return {}
+        kinds = [kind for kind in self.kinds if kind in channels.KINDS]
+        experts = {"sum": _rows_of_experts(eqn, operands)}
+        if not kinds:
+            return experts
+        return _joined(gathered(eqn, decision.quantized.weight, operands, x, kinds), experts)
 
 
-def _channels(plan: Plan, decision: Decision, eqn: JaxprEqn) -> tuple[int, ...] | None:
-    """Axes of the activation that it shares with a weight: batch axes, then contracted ones.
+def _joined(one: dict[str, State], other: dict[str, State]) -> dict[str, State]:
+    return {how: one.get(how, {}) | other.get(how, {}) for how in one | other}
 
-    None where no weight is read, and in a `shard_map`, where devices may hold other parts of them.
+
+def _has_channels(plan: Plan, decision: Decision) -> bool:
+    """Whether something is gathered by channel of a product's activation.
+
+    Not where no weight is read, of convolutions, whose windows overlap, and in a `shard_map`, where
+    devices may hold other parts of them.
     """
     path, _ = decision.site.key
     around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
-    if decision.site.leaf is None or any(e.primitive.name == "shard_map" for e in around):
-        return None
-    act = 1 - decision.quantized.weight
-    contract, batch = dimensions(eqn)
-    return (*batch[act], *contract[act])
+    inside = any(e.primitive.name == "shard_map" for e in around)
+    return decision.site.leaf is not None and not inside and decision.site.op in PRODUCTS
 
 
 def _rows_of_experts(eqn: JaxprEqn, operands: list) -> State:
@@ -117,56 +194,13 @@ def _rows_of_experts(eqn: JaxprEqn, operands: list) -> State:
     }
 
 
-def unseen_experts(stats: Stats) -> dict[str, np.ndarray]:
-    """The experts that no row reached while statistics were captured.
-
-    The range of activations is one for all experts, so these have a valid one, but nothing is known
-    of the rows that they will see.
-
-    Returns:
-        for each site of a mixture of experts with any, by name, their numbers ``[count]``; inside
-        of scans ``[count, loops + 1]``, each with the iteration before it.
-    """
-    rows = {name: np.asarray(s["experts"]) for name, s in stats.items() if "experts" in s}
-    found = {name: np.argwhere(seen == 0) for name, seen in rows.items()}
-    return {name: at[:, 0] if rows[name].ndim == 1 else at for name, at in found.items() if len(at)}
-
-
 def _unmerged(tap: Mapping[str, Any]) -> State:
     return of_one_batch({kind: part.value for kind, part in tap.items()})
 
 
-def update_stats(stats: Stats | None, batch: Stats, decay: float = DECAY) -> Stats:
-    """The statistics after another batch. Pure; also merges the statistics of several batches.
-
-    Args:
-        stats: those so far; None for none.
-        batch: those of the batch (or batches) that came later.
-        decay: what the weight of a batch in the moving average falls by with each later one.
-
-    Raises:
-        CalibrationError: a site has other shapes in the two, as with another number of layers.
-    """
-    if stats is None:
-        return batch
-    _check_alike(stats, batch)
-    both = {name: merge(stats[name], batch[name], decay) for name in stats if name in batch}
-    return {**stats, **batch, **both}
-
-
-def _check_alike(stats: Stats, batch: Stats) -> None:
-    def shapes(state: State) -> dict[str, tuple[int, ...]]:
-        return {name: array.shape for name, array in state.items()}
-
-    differ = [n for n in batch if n in stats and shapes(batch[n]) != shapes(stats[n])]
-    if differ:
-        raise CalibrationError(
-            f"give statistics of the same program: those given have other shapes for "
-            f"{shortened(differ, 5)} than this call. Capture anew, with stats=None."
-        )
-
-
-def ranges(stats: Stats, method: str = "max") -> dict[str, tuple[jax.Array, jax.Array]]:
+def ranges(
+    stats: Mapping[str, State], method: str = "max"
+) -> dict[str, tuple[jax.Array, jax.Array]]:
     """The range of every captured operand, for `Transformed.with_ranges`.
 
     Args:
@@ -178,23 +212,17 @@ def ranges(stats: Stats, method: str = "max") -> dict[str, tuple[jax.Array, jax.
         ``(lo, hi)`` by name, float32, with the leading axes of the statistics.
 
     Raises:
-        CalibrationError: there is no such method, or a site never saw a value. (Under `jax.jit`
-            that cannot be known; its range is NaN then.)
+        CalibrationError: there is no such method, no ranges were gathered, or a site never saw a
+            value. (Under `jax.jit` that cannot be known; its range is NaN then.)
     """
-    unseen = [name for name, state in stats.items() if _unseen(state)]
-    if unseen:
+    check_seen(stats)
+    lacking = [name for name, state in stats.items() if "histogram" not in state]
+    if lacking:
         raise CalibrationError(
-            f"capture on arguments that reach every site; nothing was seen at "
-            f"{shortened(unseen, 5)} (a branch that was not taken, a loop without iterations, or "
-            "no finite value). Capture more batches into the same statistics, or drop these names "
-            "from them if their sites are not static."
+            f"gather ranges, as q.calibrate(..., gather=('range',)): there are none of "
+            f"{shortened(lacking, 5)}."
         )
     return {name: range_of(state, method) for name, state in stats.items()}
-
-
-def _unseen(state: State) -> bool:
-    count = state["count"]
-    return not isinstance(count, Tracer) and bool(np.any(np.asarray(count) == 0))
 
 
 def as_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -220,28 +248,3 @@ def _as_range(name: str, pair: Any) -> tuple[jax.Array, jax.Array]:
             f"give finite ranges with lo <= 0 <= hi; for {name} came {lo} to {hi}"
         )
     return lo, hi
-
-
-def save_stats(path: str | Path, stats: Stats) -> None:
-    """Write statistics to an ``.npz`` file; entries are called ``<name of the site>/<field>``."""
-    with Path(path).open("wb") as file:
-        np.savez(file, **_flat(stats))
-
-
-def _flat(stats: Stats) -> dict[str, Any]:
-    pairs = ((name, *entry) for name, state in stats.items() for entry in state.items())
-    return {f"{name}/{field}": np.asarray(array) for name, field, array in pairs}
-
-
-def load_stats(path: str | Path) -> Stats:
-    """Statistics from a file that `save_stats` wrote.
-
-    Raises:
-        CalibrationError: the file holds something else.
-    """
-    stats: Stats = {}
-    with np.load(path) as file:
-        for key in file.files:
-            name, _, field = key.rpartition("/")
-            stats.setdefault(name, {})[field] = jnp.asarray(file[key])
-    return stats

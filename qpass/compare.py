@@ -21,6 +21,7 @@ from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
 from qpass.keys import check_key
 from qpass.numerics import QTensor
+from qpass.ops.cached import Cached
 from qpass.ops.operations import QTensorOperations
 from qpass.plan import Decision, Plan
 from qpass.views import (
@@ -135,7 +136,7 @@ def _run(plan: Plan, values: list, given: Given) -> tuple[dict, tuple[Any, Any]]
 
 def _tap(key: Key, eqn: JaxprEqn, operands: list, result: Any) -> Sum:
     """Power of the error and of the float product, summed over the site's result; and one run."""
-    floats = [v.latent if isinstance(v, QTensor) else v for v in operands]
+    floats = [v.latent if isinstance(v, QTensor | Cached) else v for v in operands]
     (exact,) = bind(eqn, floats)
     return Sum((*_powers(exact, result), jnp.ones(())))
 

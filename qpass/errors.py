@@ -38,6 +38,10 @@ class CalibrationError(QPassError, ValueError):
     """Statistics or ranges of activations do not fit: none seen, missing, or of another program."""
 
 
+class FoldError(QPassError, ValueError):
+    """Factors cannot be folded into parameters: wrong shape or values, or no such fold."""
+
+
 class StateError(QPassError, ValueError):
     """The state of delayed scaling does not fit: missing, of another program, or not finite."""
 

@@ -26,14 +26,16 @@ from qpass import delayed
 from qpass.adapters.learned import check_learned, learned_paths, weight_ranges
 from qpass.adapters.masks import check_masks, masked_values
 from qpass.adapters.tree import check_adapters, site_factors
+from qpass.delayed_state import check_state
 from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
-from qpass.graph.feeds import Feeds, iterations, nest
+from qpass.graph.feeds import Feeds, nest
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
 from qpass.keys import check_key, leaf_keys, site_keys
 from qpass.numerics import QTensor, Quantizer
 from qpass.ops.backward import BackwardProduct
+from qpass.ops.cached import Cached
 from qpass.ops.weights import enter_program, weighs
 from qpass.plan import Decision, Plan
 from qpass.suggest import did_you_mean, shortened
@@ -83,10 +85,13 @@ def feeds(plan: Plan, given: Given) -> Feeds:
 
 
 def entered(plan: Plan, given: Given, values: Sequence[Any]) -> list[Any]:
-    """A program's inputs as its rewritten form reads them: masked, and weights quantized."""
+    """A program's inputs as its rewritten form reads them: masked; weights and caches quantized."""
     masked = masked_values(plan, given.masks, values)
     bounds = weight_ranges(plan, given.ranges)
-    return enter_program(masked, plan.storage, leaf_keys(plan, given.key), bounds)
+    inputs = enter_program(masked, plan.storage, leaf_keys(plan, given.key), bounds)
+    for k, cache in plan.caches.items():
+        inputs[k] = Cached(inputs[k], cache.quantizer)
+    return inputs
 
 
 def find_fault(
@@ -101,7 +106,7 @@ def find_fault(
         records: whether it is to give the next state of delayed scaling.
     """
     try:
-        delayed.check_state(plan, given.state, records)
+        check_state(plan, given.state, records)
         check_ranges(plan, given)
         check_learned(plan, given.ranges, values)
         check_weighed(plan, values)
@@ -142,13 +147,13 @@ def check_ranges(plan: Plan, given: Given) -> None:
             is of no site of the program.
     """
     shapes = {
-        name: iterations_of(plan, decision)
+        name: plan.iterations(decision.site)
         for decision in plan.decisions
         for name in static_operands(plan, decision).values()
     }
     _check_present(plan, shapes, given.ranges)
     more = {
-        name: iterations_of(plan, decision)
+        name: plan.iterations(decision.site)
         for decision in plan.decisions
         for name in _static_backward(decision).values()
         if name in given.ranges
@@ -265,8 +270,7 @@ def _both(site: str) -> tuple[str, str]:
 
 def iterations_of(plan: Plan, decision: Decision) -> tuple[int, ...]:
     """Lengths of the scans around a site: the leading axes of what it is fed."""
-    path, _ = decision.site.key
-    return iterations(plan.program.jaxpr, plan.dataflow.derivatives, path)
+    return plan.iterations(decision.site)
 
 
 def same(one: Given, other: Given) -> bool:

@@ -6,8 +6,10 @@ brought back to the weight's leaf, along the layout operations between the two.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,16 +17,42 @@ import jax.numpy as jnp
 
 from qpass.errors import CalibrationError
 from qpass.given import iterations_of
-from qpass.graph._jax import bind
-from qpass.graph.dimensions import dimensions
-from qpass.graph.provenance import Origin, Step
-from qpass.ops.weights import weighs
+from qpass.graph.dimensions import dimensions, expert_axis, told_apart
+from qpass.graph.provenance import Origin
+from qpass.graph.replay import replayed
+from qpass.numerics import AbsMax, Quantizer, WeightedMse
+from qpass.ops.weights import Storage, weighs
 from qpass.plan import Decision, Plan
+from qpass.stats import Gathered
 
-# Layout operations that move elements; all others leave each in its place.
-_MOVES = frozenset(
-    {"broadcast_in_dim", "dynamic_slice", "reshape", "rev", "slice", "squeeze", "transpose"}
-)
+SMALL = 4
+"""Bits up to which ranges are searched for by importance where rules name none."""
+
+
+def searched(plan: Plan, stats: Mapping[str, Any] | None) -> Plan:
+    """The plan whose small integers have a range that weighs errors, where their rule names none.
+
+    Those of which nothing was captured by channel stay as they are.
+    """
+    readers: dict[int, list[Decision]] = {}
+    for decision in plan.decisions:
+        if decision.stored and decision.site.leaf is not None:
+            readers.setdefault(decision.site.leaf, []).append(decision)
+    known = {name for name, state in (stats or {}).items() if "squares" in state}
+
+    def change(leaf: int, storage: Storage) -> Storage:
+        quantizer = storage.quantizer
+        if not _is_open(quantizer) or not {d.site.id for d in readers[leaf]} <= known:
+            return storage
+        return replace(storage, quantizer=quantizer.ranged(WeightedMse()))
+
+    storage = {leaf: change(leaf, s) for leaf, s in plan.storage.items()}
+    return replace(plan, storage=MappingProxyType(storage))
+
+
+def _is_open(quantizer: Quantizer) -> bool:
+    small = quantizer.qtype.kind == "int" and quantizer.qtype.bits <= SMALL
+    return small and quantizer.range == AbsMax() and not quantizer.is_learned
 
 
 def leaf_importance(plan: Plan, stats: Mapping[str, Any] | None, leaf: int) -> jax.Array | None:
@@ -45,7 +73,8 @@ def leaf_importance(plan: Plan, stats: Mapping[str, Any] | None, leaf: int) -> j
     storage = plan.storage[leaf]
     if not weighs(storage.quantizer):
         return None
-    readers = [d for d in plan.decisions if d.stored and d.site.leaf == leaf]
+    decided = (d for d in plan.decisions if d.stored and d.site.role != "lookup")
+    readers = [d for d in decided if d.site.leaf == leaf]
     kept = {*storage.contract, *storage.separate}.union(*map(_batch_axes, readers))
     free = tuple(d for d in range(plan.program.jaxpr.invars[leaf].aval.ndim) if d not in kept)
     both = [_of_site(plan, decision, stats or {}) for decision in readers]
@@ -75,9 +104,8 @@ def _origin(decision: Decision) -> Origin:
 
 def _batch_axes(decision: Decision) -> frozenset[int]:
     """Axes of the leaf that its product does not sum over and shares with the activation."""
-    _, batch = dimensions(decision.site.eqn)
-    axes = _origin(decision).axes
-    return frozenset().union(*(axes[d] for d in batch[decision.quantized.weight]))
+    own, _ = told_apart(decision.site.eqn, decision.quantized.weight)
+    return frozenset().union(*(_origin(decision).axes[d] for d in own))
 
 
 def _of_site(
@@ -93,9 +121,22 @@ def _of_site(
             f"them, and there are none of its product {site.id}. (In a shard_map none are kept: "
             "take 'mse'.)"
         )
-    channels = state["squares"].ndim - state["rows"].ndim
-    rows = jnp.expand_dims(state["rows"], range(-channels, 0))
-    return _to_leaf(plan, decision, state["squares"] / jnp.maximum(rows, 1))
+    return _to_leaf(plan, decision, _means(decision, Gathered(site.id, state)))
+
+
+def _means(decision: Decision, seen: Gathered) -> jax.Array:
+    """Mean squares with the axes that are summed over apart; of an unseen expert, of all others."""
+    act = 1 - decision.quantized.weight
+    contract, _ = dimensions(decision.site.eqn)
+    shape = decision.site.eqn.invars[act].aval.shape
+    mean, rows = seen.square, seen.count
+    if expert_axis(decision.site.eqn) is not None:
+        known = jnp.expand_dims(rows, range(rows.ndim - mean.ndim, 0))
+        lead = rows.ndim - 1
+        total = jnp.sum(mean * known, axis=lead, keepdims=True)
+        together = total / jnp.maximum(jnp.sum(known, axis=lead, keepdims=True), 1)
+        mean = jnp.where(known > 0, mean, together)
+    return mean.reshape(*mean.shape[:-1], *(shape[d] for d in contract[act]))
 
 
 def _to_leaf(plan: Plan, decision: Decision, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -107,12 +148,11 @@ def _to_leaf(plan: Plan, decision: Decision, mean: jax.Array) -> tuple[jax.Array
     site, weight = decision.site, decision.quantized.weight
     aval, origin = plan.program.jaxpr.invars[site.leaf].aval, _origin(decision)
     mean = _of_slices(mean, iterations_of(plan, decision), origin, aval.shape, site.id)
-    replay = partial(_replay, origin.steps)
+    replay = partial(replayed, origin.steps)
+    apart, summed = told_apart(site.eqn, weight)
     like = jax.ShapeDtypeStruct(aval.shape, jnp.float32)
-    contract, batch = dimensions(site.eqn)
-    shared = (*batch[weight], *contract[weight])
     full = jnp.broadcast_to(
-        _at_axes(mean, shared, site.eqn.invars[weight].aval.ndim),
+        _at_axes(mean, (*apart, *summed), site.eqn.invars[weight].aval.ndim),
         jax.eval_shape(replay, like).shape,
     )
     pull = jax.linear_transpose(replay, like)
@@ -146,14 +186,3 @@ def _of_slices(
             f"scans of lengths {lengths} around it runs over the stack."
         )
     return jnp.mean(mean, axis=tuple(k for k in range(len(lengths)) if k not in ways[0]))
-
-
-def _replay(steps: Sequence[Step], x: jax.Array) -> Any:
-    """The leaf as its product reads it; one for each iteration of the scans that slice it."""
-    for k, step in enumerate(steps):
-        if step.eqn is None:
-            return jax.vmap(partial(_replay, steps[k + 1 :]))(x)
-        if step.eqn.primitive.name in _MOVES:
-            zeros = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in step.eqn.invars[1:]]
-            (x,) = bind(step.eqn, [x, *zeros])
-    return x

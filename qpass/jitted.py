@@ -5,16 +5,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MethodType
-from typing import Any
+from typing import Any, Self
 
 import jax
 
-from qpass.adapters.masks import as_masks
-from qpass.adapters.tree import as_adapters
-from qpass.delayed import as_state
+from qpass.beside import Beside
 from qpass.given import Given
 from qpass.integrations.boundary import holds_objects
-from qpass.keys import as_key
 from qpass.transformed import Transformed
 
 
@@ -44,10 +41,12 @@ class Jitted:
         self.quantize = fn.quantize
         self.compare = fn.compare
         self.capture = fn.capture
+        self.calibrate = fn.calibrate
         self.nonfinite = fn.nonfinite
         self.init_state = fn.init_state
         self.init_adapters = fn.init_adapters
         self.merge = fn.merge
+        self.quantize_cache = fn.quantize_cache
         self.init_ranges = fn.init_ranges
         self.init_masks = fn.init_masks
         self.update_masks = fn.update_masks
@@ -58,19 +57,19 @@ class Jitted:
 
     def with_key(self, key: Any) -> "GivenJit":
         """The same with a random key: see `Transformed.with_key`. Keys share one compilation."""
-        return GivenJit(self, Given(key=as_key(key)))
+        return GivenJit(self, Given()).with_key(key)
 
     def with_adapters(self, adapters: Mapping[str, Any]) -> "GivenJit":
         """The same with adapters: see `Transformed.with_adapters`. They share one compilation."""
-        return GivenJit(self, Given(adapters=as_adapters(adapters)))
+        return GivenJit(self, Given()).with_adapters(adapters)
 
     def with_masks(self, masks: Mapping[str, Any]) -> "GivenJit":
         """The same with masks: see `Transformed.with_masks`. They share one compilation."""
-        return GivenJit(self, Given(masks=as_masks(masks)))
+        return GivenJit(self, Given()).with_masks(masks)
 
     def with_state(self, state: Mapping[str, Any]) -> "GivenJit":
         """The same with a state: see `Transformed.with_state`. States share one compilation."""
-        return GivenJit(self, Given(state=as_state(state)))
+        return GivenJit(self, Given()).with_state(state)
 
     def apply(self, state: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Its result and the state after this step: see `Transformed.apply`.
@@ -154,7 +153,7 @@ class Jitted:
 
 
 @dataclass(frozen=True, eq=False)
-class GivenJit:
+class GivenJit(Beside):
     """A `Jitted` with a key, adapters, masks or a state: one more argument of what is compiled.
 
     Attributes:
@@ -165,21 +164,9 @@ class GivenJit:
     jitted: Jitted
     given: Given
 
-    def with_key(self, key: Any) -> "GivenJit":
-        """The same with this random key."""
-        return replace(self, given=replace(self.given, key=as_key(key)))
-
-    def with_adapters(self, adapters: Mapping[str, Any]) -> "GivenJit":
-        """The same with these adapters."""
-        return replace(self, given=replace(self.given, adapters=as_adapters(adapters)))
-
-    def with_masks(self, masks: Mapping[str, Any]) -> "GivenJit":
-        """The same with these masks."""
-        return replace(self, given=replace(self.given, masks=as_masks(masks)))
-
-    def with_state(self, state: Mapping[str, Any]) -> "GivenJit":
-        """The same with this state of delayed scaling."""
-        return replace(self, given=replace(self.given, state=as_state(state)))
+    def with_ranges(self, ranges: Mapping[str, Any]) -> Self:
+        """The same with these ranges for static operands, which need another compilation."""
+        return replace(self, jitted=self.jitted.with_ranges(ranges))
 
     def apply(self, state: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Its result and the state after this step: see `Transformed.apply`."""

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from qpass.errors import QuantizeError
 from qpass.graph.dataflow import Key
-from qpass.graph.feeds import enclosing
 from qpass.numerics import NEAREST, QTensor, Quantizer, Scheme
 from qpass.plan import Decision, Plan
 from qpass.suggest import shortened
@@ -54,7 +53,7 @@ def site_keys(plan: Plan, key: jax.Array) -> dict[Key, jax.Array]:
     found = {}
     for decision in keyed_sites(plan):
         own = jax.random.fold_in(key, numbers[_first_run(decision)])
-        lengths = tuple(e.params["length"] for e in _loops(plan, decision, "scan"))
+        lengths = plan.iterations(decision.site)
         found[decision.site.key] = jax.random.split(own, lengths) if lengths else own
     return found
 
@@ -107,7 +106,7 @@ def check_key(plan: Plan, key: jax.Array | None, values: Sequence[Any]) -> None:
             f"Give a random key, as q.with_key(key)(...) with another key for each call: "
             f"{shortened(lacking, 5)} rounds stochastically."
         )
-    looping = [d.site.id for d in keyed_sites(plan) if _loops(plan, d, "while")]
+    looping = [d.site.id for d in keyed_sites(plan) if _in_while(plan, d)]
     if looping and key is not None:
         raise QuantizeError(
             f"Round {shortened(looping, 5)} to the nearest, without dropout, or write the loop as "
@@ -149,7 +148,5 @@ def _first_run(decision: Decision) -> str:
     return site.forward if site.forward and shares else site.id
 
 
-def _loops(plan: Plan, decision: Decision, primitive: str) -> list[Any]:
-    path, _ = decision.site.key
-    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
-    return [eqn for eqn in around if eqn.primitive.name == primitive]
+def _in_while(plan: Plan, decision: Decision) -> bool:
+    return any(eqn.primitive.name == "while" for eqn in plan.around(decision.site))

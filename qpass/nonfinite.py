@@ -17,12 +17,11 @@ from rich.table import Table
 
 from qpass.given import Given, entered, feeds
 from qpass.graph._jax import JaxprEqn, bind
-from qpass.graph.dataflow import Key
-from qpass.graph.feeds import enclosing
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.graph.sites import Site
 from qpass.numerics import QTensor
 from qpass.ops.layer import tensor
 from qpass.ops.operations import QTensorOperations
@@ -182,16 +181,15 @@ def _at_site(plan: Plan, decision: Decision, counts: Any) -> Iterator[tuple[tupl
             nan, inf = of_part.reshape(-1, 2).sum(0)
             one = Found(site.id, _PARTS[part], int(nan), int(inf), runs, site.source)
             found = one if runs[0] else replace(one, iterations=())
-            yield (*_moment(plan, site.key, runs[0]), part), found
+            yield (*_moment(plan, site, runs[0]), part), found
 
 
-def _moment(plan: Plan, key: Key, run: tuple[int, ...]) -> tuple[int, ...]:
+def _moment(plan: Plan, site: Site, run: tuple[int, ...]) -> tuple[int, ...]:
     """When the site runs in that iteration of its scans: moments sort like the run."""
-    path, index = key
-    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
+    path, index = site.key
     iteration = iter(run)
     steps = (
         (step, next(iteration, 0) if eqn.primitive.name == "scan" else 0)
-        for (step, _), eqn in zip(path, around, strict=True)
+        for (step, _), eqn in zip(path, plan.around(site), strict=True)
     )
     return (*(n for step in steps for n in step), index)

@@ -18,6 +18,7 @@ from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
 from qpass.numerics import Packed, QTensor
+from qpass.ops.cached import Cached
 from qpass.ops.operations import QTensorOperations
 from qpass.plan import Decision, Plan
 from qpass.rules import Rule
@@ -31,12 +32,14 @@ Pass = Callable[[Plan], Plan]
 class Compiled:
     """A rewritten program, ready to evaluate.
 
-    Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside. ``fault``
-    says what it lacks of the latter: it can be looked at, not called. One that ``records`` gives
-    the next state of delayed scaling after its results.
+    Its ``jaxpr`` takes the arrays of a call, flat, then those that it is given beside. Its
+    results, of structure ``tree``, are those of the program and the next state of delayed scaling,
+    if it ``records`` that. ``fault`` says what it lacks of what is given beside: it can be looked
+    at, not called.
     """
 
     jaxpr: Any
+    tree: Any
     outputs: Outputs
     plan: Plan
     fault: QPassError | None = None
@@ -44,11 +47,10 @@ class Compiled:
 
     def split(self, out: list, state: Any) -> tuple[list, Any]:
         """The program's own results and the next state, which is like the one that it was given."""
+        own, after = jax.tree.unflatten(self.tree, out)
         if not self.records:
-            return out, state
-        leaves, tree = jax.tree.flatten(state)
-        own = len(out) - len(leaves)
-        return out[:own], jax.tree.unflatten(tree, out[own:])
+            return own, state
+        return own, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(after))
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Options:
 def make_plan(program: Program, options: Options, platform: str) -> Plan:
     """Program → dataflow → sites → plan → passes."""
     dataflow = analyse(program)
-    sites = find_sites(program, dataflow)
+    lookups = any("lookup" in rule.roles for rule in options.rules)
+    sites = find_sites(program, dataflow, lookups)
     plan = Plan(
         program=program,
         dataflow=dataflow,
@@ -118,6 +121,7 @@ def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Comp
     tap = delayed.tap(plan, operations.unwrap) if records else None
     rewriter = Rewriter(plan.actions, rules, operations, REBUILD, plan.regions, tap=tap)
     fault = find_fault(plan, given, call.values, records)
+    caches = {k for cache in plan.caches.values() for k in cache.outputs}
     flat, tree = jax.tree.flatten((list(call.values), given))
 
     def rewritten(*arrays):
@@ -128,11 +132,17 @@ def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Comp
         frame = Frame(feeds=feeds(plan, beside))
         results, taps = rewriter.run(program.jaxpr, inputs, frame)
         after = delayed.advance(plan, beside.state, taps) if tap and fault is None else ()
-        return [operations.unwrap(value) for value in results], after
+        return [leave(k, value) for k, value in enumerate(results)], after
 
-    jaxpr = jax.make_jaxpr(rewritten)(*flat)
+    def leave(k, value):
+        """A cache as it is stored, where it came so; else what the function itself gives."""
+        stored = k in caches and isinstance(value, Cached) and value.latent is None
+        return value.tensor if stored else operations.unwrap(value)
+
+    jaxpr, shapes = jax.make_jaxpr(rewritten, return_shape=True)(*flat)
     notes = tuple(dict.fromkeys(rewriter.notes))
-    return Compiled(jaxpr, program.outputs, replace(plan, rewritten_notes=notes), fault, records)
+    noted = replace(plan, rewritten_notes=notes)
+    return Compiled(jaxpr, jax.tree.structure(shapes), program.outputs, noted, fault, records)
 
 
 def is_qtensor(value: Any) -> bool:

@@ -6,10 +6,13 @@ from types import MappingProxyType
 from typing import Any
 
 from qpass.errors import PlanError
-from qpass.graph.dataflow import Dataflow, Key
+from qpass.graph._jax import Jaxpr, JaxprEqn
+from qpass.graph.dataflow import Dataflow, Key, Path
+from qpass.graph.feeds import body_at, enclosing, iterations
 from qpass.graph.program import Program
 from qpass.graph.regions import Region
 from qpass.graph.sites import Site
+from qpass.numerics import Quantizer
 from qpass.numerics.sparsity import Masked
 from qpass.ops.lora import Adapted, Adapter
 from qpass.ops.operations import Quantized
@@ -33,6 +36,19 @@ def known_platform(name: str) -> str:
     if name not in PLATFORMS:
         raise PlanError(f"name a platform; {name!r} is none: {did_you_mean(name, PLATFORMS)}")
     return name
+
+
+@dataclass(frozen=True)
+class Cache:
+    """An input that is a cache.
+
+    Attributes:
+        quantizer: of what is written into it.
+        outputs: results of the program that are the cache, updated.
+    """
+
+    quantizer: Quantizer
+    outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +107,8 @@ class Plan:
         storage: how each stored leaf is quantized, by index of the input.
         adapters: the adapter of each weight that has one, likewise.
         masked: how each sparse weight is masked, likewise.
+        caches: what is known of each stored cache, likewise (`qpass.passes.cache`); `storage` says
+            how it is stored.
         kernels: the kernel table.
         regions: sites that are computed together with others (`qpass.graph.regions`); passes add
             them by `qpass.passes.regions.with_regions`.
@@ -108,6 +126,7 @@ class Plan:
     storage: Mapping[int, Storage] = field(default_factory=lambda: MappingProxyType({}))
     adapters: Mapping[int, Adapter] = field(default_factory=lambda: MappingProxyType({}))
     masked: Mapping[int, Masked] = field(default_factory=lambda: MappingProxyType({}))
+    caches: Mapping[int, Cache] = field(default_factory=lambda: MappingProxyType({}))
     regions: tuple[Region, ...] = ()
     platform: str = "cpu"
     strict: bool = True
@@ -124,6 +143,18 @@ class Plan:
         if site not in by_id:
             raise PlanError(f"the plan has no site {site!r}: {did_you_mean(site, by_id)}")
         return by_id[site]
+
+    def around(self, site: Site) -> tuple[JaxprEqn, ...]:
+        """The equations that lead to a site, outermost first."""
+        return enclosing(self.program.jaxpr, self.dataflow.derivatives, site.key[0])
+
+    def iterations(self, site: Site) -> tuple[int, ...]:
+        """Lengths of the scans around a site: the leading axes of what it is fed."""
+        return iterations(self.program.jaxpr, self.dataflow.derivatives, site.key[0])
+
+    def body(self, path: Path) -> Jaxpr:
+        """The jaxpr at a call path."""
+        return body_at(self.program.jaxpr, self.dataflow.derivatives, path)
 
     def update(self, change: Callable[[Decision], Decision]) -> "Plan":
         """The plan with ``change`` applied to every decision."""

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import networkx as nx
 
+from qpass.graph.convolution import convolution_text
 from qpass.graph.dataflow import Found, Key
 from qpass.graph.higher_order import equation_at
+from qpass.graph.opaque import LINEAR
 from qpass.graph.provenance import Origin
+from qpass.graph.sites import Site
 from qpass.graph.trail import Trails
 from qpass.ops.op import Ran
 from qpass.ops.operations import on_the_fly
@@ -52,7 +55,7 @@ def _row(
     return Row(
         id=site.id,
         op=site.op,
-        equation=str(site.equation or ""),
+        equation=_equation(site),
         role=site.role,
         lhs=lhs,
         rhs=rhs,
@@ -62,7 +65,7 @@ def _row(
         source=site.source,
         rule=decision.rule,
         rule_text=plan.rules[decision.rule].describe() if decision.rule is not None else "",
-        scheme=f"{decision.action.scheme}{beside(plan, decision)}" if decision.action else "",
+        scheme=f"{_scheme(decision)}{beside(plan, decision)}" if decision.action else "",
         kernel=ran.kernel,
         refused=ran.refused,
         bytes_before=before,
@@ -74,6 +77,21 @@ def _row(
         forward=site.forward,
         operands_from=() if decision.action else _operands_from(trails, site.nodes),
     )
+
+
+def _equation(site: Site) -> str:
+    """What is summed over, in letters for axes; empty where there is no such text."""
+    if site.op == "conv_general_dilated":
+        return convolution_text(site.eqn.params, [v.aval for v in site.eqn.invars])
+    return str(site.equation or "")
+
+
+def _scheme(decision: Decision) -> str:
+    """The quantizers; where one operand alone has one, what it is."""
+    site, action = decision.site, decision.quantized
+    alone = {"qk": "keys-only", "pv": "values-only", "lookup": "rows"}
+    text = str(action.scheme).replace("weight-only", alone.get(site.role, "weight-only"))
+    return f"{text}, smooth" if action.smooth else text
 
 
 def beside(plan: Plan, decision: Decision) -> str:
@@ -98,7 +116,7 @@ def _opaque_row(found: Found, reason: str, number: int, trails: Trails) -> Row:
         id=f"{scope or 'opaque'}/{eqn.primitive.name}.{number}",
         op=eqn.primitive.name,
         equation="",
-        role="opaque",
+        role="linear" if eqn.primitive.name in LINEAR else "opaque",
         lhs=avals[0] if avals else "",
         rhs=avals[1] if len(avals) > 1 else "",
         out=eqn.outvars[0].aval.str_short(short_dtypes=True) if eqn.outvars else "",

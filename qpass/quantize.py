@@ -1,8 +1,9 @@
 """Quantize a parameter tree leaf by leaf, and check quantized leaves against a plan."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ def quantize_tree(
     restore: Callable[[tuple, dict], tuple[tuple, dict]],
     importance: Callable[[int], jax.Array | None],
     given: Given,
+    found: Mapping[int, QTensor] = MappingProxyType({}),
 ) -> Any:
     """The arguments that hold parameters, with every stored leaf as a QTensor.
 
@@ -38,6 +40,7 @@ def quantize_tree(
         importance: for a stored leaf whose range weighs errors, how much they count; else None.
         given: with the key for leaves that are rounded stochastically, masks of sparse ones, and
             ranges that are learned.
+        found: leaves that were quantized before.
 
     Returns:
         the one argument that holds parameters; a tuple of them where a predicate chose leaves of
@@ -49,8 +52,31 @@ def quantize_tree(
     """
     check_masks(plan, given.masks, call.values)
     check_learned(plan, given.ranges, call.values)
-    values = partial(_quantize_leaves, plan, call, donate, importance, given)
+    chosen = {k for k, leaf in enumerate(call.leaves) if leaf.is_param}
+    values = partial(_quantize_leaves, plan, call, chosen, donate, importance, given, found)
     return parameters(call, values, restore)
+
+
+def quantize_caches(
+    plan: Plan,
+    call: Call,
+    donate: bool,
+    restore: Callable[[tuple, dict], tuple[tuple, dict]],
+) -> Any:
+    """The arguments that hold caches, with every cache as a QTensor; as for `quantize_tree`.
+
+    Raises:
+        CallError: there are none.
+        QuantizeError: a cache holds NaN or infinities.
+    """
+    if not plan.caches:
+        raise CallError(
+            "give rules with cache= and store=, as qpass.Rule(cache='cache/**', store='int8'): "
+            "none of these stores a cache."
+        )
+    chosen = set(plan.caches)
+    values = partial(_quantize_leaves, plan, call, chosen, donate, lambda k: None, Given(), {})
+    return _arguments(call, [call.leaves[k].argument for k in plan.caches], values, restore)
 
 
 def parameters(
@@ -65,36 +91,50 @@ def parameters(
         values: gives the values, aligned with the leaves.
         restore: as for `quantize_tree`, as is what is returned and raised.
     """
-    chosen = dict.fromkeys(leaf.argument for leaf in call.leaves if leaf.is_param)
+    chosen = [leaf.argument for leaf in call.leaves if leaf.is_param]
     if not chosen:
         raise CallError(
             "no argument holds parameters: give transform(params=...) a position, a name, or a "
             "predicate on the path."
         )
+    return _arguments(call, chosen, values, restore)
+
+
+def _arguments(
+    call: Call,
+    chosen: Iterable[int | str],
+    values: Callable[[], Sequence[Any]],
+    restore: Callable[[tuple, dict], tuple[tuple, dict]],
+) -> Any:
+    """The one argument that was chosen, or a tuple of several, with other values."""
     args, kwargs = restore(*call.rebuild(values()))
-    found = [args[a] if isinstance(a, int) else kwargs[a] for a in chosen]
+    found = [args[a] if isinstance(a, int) else kwargs[a] for a in dict.fromkeys(chosen)]
     return found[0] if len(found) == 1 else tuple(found)
 
 
 def _quantize_leaves(
     plan: Plan,
     call: Call,
+    chosen: Collection[int],
     donate: bool,
     importance: Callable[[int], jax.Array | None],
     given: Given,
+    found: Mapping[int, QTensor],
 ) -> list[Any]:
-    """The values of a call, one leaf after the other; an array that is two leaves only once."""
+    """The values of a call, those chosen quantized; an array that is two leaves only once."""
     values = list(call.values)
     readers = Counter(map(id, values))
     done: dict[tuple, QTensor] = {}
     keys, bounds = leaf_keys(plan, given.key), weight_ranges(plan, given.ranges)
     for k, value in enumerate(call.values):
         storage = plan.storage.get(k)
-        if storage is None or isinstance(value, QTensor):
+        if storage is None or k not in chosen or isinstance(value, QTensor):
             continue
         check_leaf_key(plan, k, given.key)
-        own = weighs(storage.quantizer) or k in {*keys, *plan.masked, *bounds}
+        own = weighs(storage.quantizer) or k in {*keys, *plan.masked, *bounds, *found}
         same = (id(value), storage, k if own else None)
+        if k in found:
+            done[same] = found[k]
         if same not in done:
             mask = partial(masked_leaf, plan, given.masks, k)
             known = keys.get(k), mask, bounds.get(k)

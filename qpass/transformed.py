@@ -1,21 +1,22 @@
 """`Transformed`: the whole pipeline, from a function to its quantized self."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from jax.core import eval_jaxpr
 
-from qpass.adapters.masks import check_masks
-from qpass.added import Added
-from qpass.calibrate import DECAY, Stats, observer, update_stats
+from qpass.calibrate import as_arguments
+from qpass.captured import Known
 from qpass.compare import Comparison, compare
 from qpass.delayed import State
+from qpass.folded import Folded
 from qpass.graph.program import Call, abstract
-from qpass.importance import leaf_importance
+from qpass.importance import leaf_importance, searched
 from qpass.integrations.boundary import Boundary
+from qpass.methods import GPTQ, quantized_by
 from qpass.nonfinite import NonFinite, nonfinite
 from qpass.pipeline import Compiled, plan_for, rewrite
 from qpass.plan import Plan, known_platform
@@ -24,7 +25,7 @@ from qpass.quantize import check_leaves, quantize_tree
 
 
 @dataclass(eq=False)
-class Transformed(Added):
+class Transformed(Folded):
     """A function with its contractions quantized by rules. Call it like the function itself.
 
     Made by `transform`. Float parameters are quantized on the fly, differentiably (the forward
@@ -33,7 +34,6 @@ class Transformed(Added):
     """
 
     _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
-    _observers: dict[Any, Callable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # Only name and docstring: attributes of a callable object (another Transformed, too)
@@ -87,7 +87,13 @@ class Transformed(Added):
         return plan_for(plan, self.options, known_platform(platform or jax.default_backend()))
 
     def quantize(
-        self, *args: Any, donate: bool = False, stats: Stats | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        donate: bool = False,
+        stats: Known = None,
+        method: GPTQ | None = None,
+        batches: Iterable[Any] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """The parameters with every stored weight as a QTensor; same tree, same shardings.
 
@@ -95,11 +101,15 @@ class Transformed(Added):
 
         Args:
             *args: example arguments; the parameters among them are quantized, the rest is only
-                looked at for shapes.
+                looked at for shapes. With ``batches``, the parameters alone will do.
             donate: delete each float leaf once it is quantized, so that the peak is the model plus
                 one leaf.
-            stats: statistics from `capture`, for weights whose range weighs errors ("wmse") by what
-                they are multiplied by.
+            stats: statistics from `calibrate` or `capture`, by which ranges weigh errors: those
+                that say so ("wmse"), and of integers of four bits or less those that say nothing.
+                With a method, the Hessians that it needs.
+            method: how weights are rounded, where not each by itself.
+            batches: data for the method, as for `calibrate`, all of one shape: it quantizes one
+                product after the other, each for what those before it give.
             **kwargs: keyword arguments of the function.
 
         Returns:
@@ -107,39 +117,25 @@ class Transformed(Added):
             module), the given one stays as it is.
 
         Raises:
-            QuantizeError: a weight holds NaN or infinities.
+            QuantizeError: a weight holds NaN or infinities, or the method cannot quantize it.
             CalibrationError: a weight needs statistics that there are none of.
             QPassError: the arguments or the rules do not fit the function.
         """
+        data = [] if batches is None else [as_arguments(batch) for batch in batches]
+        if data and len(args) == 1:
+            args = (*args, *data[0])
+        inputs = [self._inputs((*args[:1], *batch), kwargs) for batch in data]
         with self._enter(args, kwargs) as (boundary, call):
             plan = self._plan(call, boundary)
+            found = quantized_by(method, plan, call, inputs, stats, self.given)
+            plan = searched(plan, stats)
             importance = functools.partial(leaf_importance, plan, stats)
-            return quantize_tree(plan, call, donate, boundary.restore, importance, self.given)
+            given = self.given, found
+            return quantize_tree(plan, call, donate, boundary.restore, importance, *given)
 
-    def capture(
-        self, *args: Any, stats: Stats | None = None, decay: float = DECAY, **kwargs: Any
-    ) -> Stats:
-        """Statistics of what the quantized products get, over a batch more: see `qpass.calibrate`.
-
-        Runs the quantized program on these arguments, static ranges taken from them. Pure: it can
-        be jitted, mapped, and carried through a loop.
-
-        Args:
-            *args: the function's arguments, with float or quantized parameters.
-            stats: statistics so far, to which these are added; None for none.
-            decay: what the weight of a batch in the moving average falls by with each later one.
-            **kwargs: the function's keyword arguments.
-
-        Raises:
-            CalibrationError: the rules quantize nothing, or ``stats`` are of another program.
-        """
-        with self._enter(args, kwargs) as (boundary, call):
-            plan, key = self._plan(call, boundary), call.key()
-            check_leaves(plan, call)
-            check_masks(plan, self.given.masks, call.values)
-            observe = self._observers.get(key) or observer(plan)
-            remember(self._observers, key, observe, plan.program.jaxpr.consts)
-            return update_stats(stats, observe(list(call.values), self.given), decay)
+    def _inputs(self, args: tuple, kwargs: dict) -> Call:
+        with self._enter(args, kwargs) as (_, call):
+            return call
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Error of every quantized site against float, for these arguments (float parameters).

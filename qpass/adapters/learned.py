@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from qpass.adapters.named import check_float, misfits
 from qpass.errors import CalibrationError, CallError
 from qpass.numerics import QTensor
 from qpass.numerics.axes import count_blocks
@@ -37,9 +37,7 @@ def init_ranges(plan: Plan, values: Sequence[Any]) -> dict[str, Bounds]:
     leaves = learned_leaves(plan)
     if not leaves:
         raise CallError("give rules with a learned range, as weight='int4 g32 lsq': none has one.")
-    quantized = [plan.program.leaves[k].path for k in leaves if isinstance(values[k], QTensor)]
-    if quantized:
-        raise CallError(f"find ranges of float weights; quantized are {shortened(quantized, 5)}.")
+    check_float({path: values[k] for path, k in learned_paths(plan).items()}, "find ranges")
     return {plan.program.leaves[k].path: _own(values[k], leaves[k]) for k in leaves}
 
 
@@ -84,12 +82,11 @@ def check_learned(plan: Plan, ranges: Mapping[str, Any], values: Sequence[Any]) 
             f"for {shortened(missing, 5)}."
         )
     wrong = [
-        f"that of {path} has {list(jnp.shape(bound))}, not {list(shape)}"
+        text
         for path, k in paths.items()
         if path in ranges
-        for shape in [_shape(plan, k)]
         for bound in ranges[path]
-        if jnp.shape(bound) != shape
+        for text in misfits(f"that of {path}", bound, _shape(plan, k))
     ]
     if wrong:
         raise CalibrationError(f"give ranges of the shape of the scales: {shortened(wrong, 5)}.")

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from qpass.adapters.named import check_float, check_known, misfits
 from qpass.errors import CallError
 from qpass.numerics import QTensor
 from qpass.ops.straight_through import straight_through
 from qpass.plan import Plan
-from qpass.suggest import did_you_mean, shortened
+from qpass.suggest import shortened
 
 type Masks = dict[str, jax.Array]
 
@@ -35,9 +36,7 @@ def update_masks(plan: Plan, values: Sequence[Any], masks: Masks, step: Any) -> 
         CallError: masks of another program, or a weight that comes quantized.
     """
     check_masks(plan, masks, values)
-    quantized = [one.path for k, one in plan.masked.items() if isinstance(values[k], QTensor)]
-    if quantized:
-        raise CallError(f"make masks of float weights; quantized are {shortened(quantized, 5)}.")
+    check_float({one.path: values[k] for k, one in plan.masked.items()}, "make masks")
     return {
         one.path: lax.cond(
             one.sparsity.is_due(step), one.mask, _as_it_was(masks[one.path]), values[k]
@@ -70,13 +69,7 @@ def check_masks(plan: Plan, masks: Mapping[str, Any], values: Sequence[Any]) -> 
             program.
     """
     wanted = {one.path: one for one in plan.masked.values()}
-    unknown = [path for path in masks if path not in wanted]
-    if unknown:
-        meant = did_you_mean(unknown[0], wanted) if wanted else "no rule has sparsity= here."
-        raise CallError(
-            f"give masks of this program and its rules; none is for {shortened(unknown, 5)}: "
-            f"{meant}"
-        )
+    check_known(masks, wanted, "masks", "sparsity=")
     missing = [
         one.path
         for k, one in plan.masked.items()
@@ -88,9 +81,9 @@ def check_masks(plan: Plan, masks: Mapping[str, Any], values: Sequence[Any]) -> 
             f"{shortened(missing, 5)}."
         )
     wrong = [
-        f"that of {path} has {list(jnp.shape(mask))}, not {list(wanted[path].shape)}"
+        text
         for path, mask in masks.items()
-        if jnp.shape(mask) != wanted[path].shape
+        for text in misfits(f"that of {path}", mask, wanted[path].shape)
     ]
     if wrong:
         raise CallError(f"give masks of the weights' shapes: {shortened(wrong, 5)}.")

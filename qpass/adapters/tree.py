@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from qpass.adapters.factors import as_factor, follow_steps, with_scans
+from qpass.adapters.named import check_known, misfits
 from qpass.errors import CallError
 from qpass.graph.dataflow import Key
-from qpass.graph.feeds import enclosing
 from qpass.graph.provenance import Origin
 from qpass.ops.lora import Adapter
 from qpass.plan import Decision, Plan
-from qpass.suggest import did_you_mean, shortened
+from qpass.suggest import shortened
 
 type Adapters = dict[str, dict[str, jax.Array]]
 
@@ -57,21 +57,15 @@ def check_adapters(plan: Plan, adapters: Mapping[str, Any]) -> None:
     if not adapters:
         return
     wanted = _by_path(plan)
-    unknown = [path for path in adapters if path not in wanted]
-    if unknown:
-        meant = did_you_mean(unknown[0], wanted) if wanted else "no rule has lora= here."
-        raise CallError(
-            f"give adapters of this program and its rules; none is for {shortened(unknown, 5)}: "
-            f"{meant}"
-        )
+    check_known(adapters, wanted, "adapters", "lora=")
     missing = [path for path in wanted if path not in adapters]
     if missing:
         raise CallError(f"give adapters for {shortened(missing, 5)} too, as q.init_adapters does.")
     wrong = [
-        f"{name} of {path} has {list(jnp.shape(adapters[path][name]))}, not {list(shape)}"
+        text
         for path, adapter in wanted.items()
         for name, shape in adapter.shapes.items()
-        if jnp.shape(adapters[path][name]) != shape
+        for text in misfits(f"{name} of {path}", adapters[path][name], shape)
     ]
     if wrong:
         raise CallError(
@@ -105,7 +99,7 @@ def _at_site(plan: Plan, decision: Decision, adapters: Mapping[str, Any]) -> tup
     path, _ = site.key
     around = [
         ((path[:depth], path[depth][0]), eqn.params["length"])
-        for depth, eqn in enumerate(enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path))
+        for depth, eqn in enumerate(plan.around(site))
         if eqn.primitive.name == "scan"
     ]
     factors = (as_factor(f, adapter.shape) for f in adapter.beside(adapters[adapter.path]))

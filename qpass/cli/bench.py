@@ -41,16 +41,19 @@ class Suite(StrEnum):
     transform = "transform"
     overhead = "overhead"
     train = "train"
+    experts = "experts"
 
 
-COSTS = (Suite.transform, Suite.overhead, Suite.train)
+COSTS = (Suite.transform, Suite.overhead, Suite.train, Suite.experts)
 """Suites whose rows are not of cases that kernels are held against."""
 
 SUITES = (
     "products, blocks, models, or all of these: speed beside float and peers. "
     "sweep: random shapes. transform: cost of rewriting. "
     "overhead: cost of calls, memory while quantizing, bytes on disk. "
-    "train: time and memory of a training step."
+    "train: time and memory of a training step. "
+    "experts: perplexity of a small mixture of experts with quantized experts, after training it; "
+    "status 1 if any is too far off."
 )
 Pattern = Annotated[
     str, typer.Option("--filter", metavar="REGEX", help="Only cases in whose name this occurs.")
@@ -130,6 +133,8 @@ def bench(
             report, drawn = _overhead(rounds or ROUNDS)
         elif suite is Suite.train:
             report, drawn = _train(pattern, rounds or (QUICK if quick else ROUNDS))
+        elif suite is Suite.experts:
+            report, drawn = _experts(quick)
         else:
             from qpass_bench.running.session import Asked
 
@@ -141,7 +146,8 @@ def bench(
         print(terminal.to_json(report)) if json else terminal.results().print(drawn)
         regressed = bool(compare) and _regressed(_read(compare), report, json)
         silent = suite is Suite.sweep and _was_silent(report)
-    if regressed or silent:
+        far = suite is Suite.experts and not quick and _is_far(report)
+    if regressed or silent or far:
         raise typer.Exit(REGRESSED)
 
 
@@ -203,6 +209,14 @@ def _train(pattern: str, rounds: int) -> tuple[Any, Any]:
     return report, training.steps_shown(report)
 
 
+def _experts(quick: bool) -> tuple[Any, Any]:
+    from qpass_bench.pages.experts import shown
+    from qpass_bench.training import experts
+
+    report = experts.run(terminal.progress(), quick)
+    return report, shown(report)
+
+
 def _page(report: Any, quality: Path | None) -> str:
     from qpass_bench.pages import html
 
@@ -224,6 +238,13 @@ def _was_silent(report: Any) -> bool:
     from qpass_bench.running import sweep
 
     return any(line["unsaid"] for line in sweep.summary(report["rows"]))
+
+
+def _is_far(report: Any) -> bool:
+    """Whether perplexity with quantized experts is further from float than is asked."""
+    from qpass_bench.training.experts import missed
+
+    return bool(missed(report))
 
 
 def _read(file: Path) -> Any:

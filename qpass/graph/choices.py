@@ -19,8 +19,8 @@ ELEMENTWISE = frozenset(
     {
         *("abs", "add", "add_any", "clamp", "custom_jvp_call", "div", "erf", "exp", "exp2"),
         *("integer_pow", "log", "log1p", "logistic", "max", "min", "mul", "neg", "pow"),
-        *("reduce_max", "reduce_sum", "rsqrt", "select_n", "sqrt", "square", "stop_gradient"),
-        *("sub", "tanh", "optimization_barrier", "concatenate", "pad"),
+        *("reduce_max", "reduce_precision", "reduce_sum", "rsqrt", "select_n", "sqrt", "square"),
+        *("stop_gradient", "sub", "tanh", "optimization_barrier", "concatenate", "pad"),
         *LAYOUT,
     }
 )

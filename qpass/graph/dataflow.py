@@ -4,7 +4,9 @@ Nodes are integers. A value node has ``kind`` (``input``, ``const``, ``literal``
 ``aval``; an equation node has ``kind="equation"``, ``op``, ``key``, ``source`` and ``eqn``. Edges
 from a value to an equation carry the operand ``slot``. Edges between values cross call boundaries:
 those into a nested program carry the ``eqn`` that runs it, those that close a loop carry
-``feedback=True``. Every edge but the last kind leads from a lower number to a higher one.
+``feedback=True``, those to what derivative rules read, which run beside the program,
+``rule=True``. A literal has its ``number``. Every edge but those of loops leads from a lower number
+to a higher one.
 
 The graph is derived from the jaxpr, for queries; it is never the storage.
 """
@@ -100,6 +102,7 @@ class Dataflow:
         untraceable: keys of derivative rules that could not be traced, with the error's text.
         outputs: graph nodes of the program's results.
         flows: provenance of every node, by its number.
+        lookups: every gather from an input leaf, or from a re-arrangement of one, in program order.
     """
 
     graph: nx.DiGraph
@@ -110,6 +113,7 @@ class Dataflow:
     untraceable: Mapping[Key, str]
     outputs: tuple[int, ...]
     flows: tuple[Flow, ...] = ()
+    lookups: tuple[Found, ...] = ()
 
     def sources(self, node: int) -> list[int]:
         """Input leaves that ``node`` depends on, by index."""

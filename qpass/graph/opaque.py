@@ -1,4 +1,4 @@
-"""Sub-programs that nobody can look into: which equations have one, and a sentence about them."""
+"""What a plan lists beside products: sub-programs that nobody can look into, and linear algebra."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -36,11 +36,21 @@ HIDDEN: Mapping[str, str] = MappingProxyType(
     }
 )
 HOST: Mapping[str, str] = MappingProxyType({"io_callback": _PYTHON, "pure_callback": _PYTHON})
+_FACTORS, _SOLVES = "factors a matrix", "solves equations"
+LINEAR: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("cholesky", "geqrf", "geqp3", "lu", "qr", "schur", "svd"), _FACTORS),
+        **dict.fromkeys(("eig", "eigh", "hessenberg", "tridiagonal"), _FACTORS),
+        **dict.fromkeys(("triangular_solve", "tridiagonal_solve"), _SOLVES),
+        "fft": "is a fixed transform",
+    }
+)
+"""Of JAX's own primitives those that multiply matrices in ways that no rule quantizes."""
 SHOWN = 5
 
 
 def why_opaque(eqn: JaxprEqn) -> str | None:
-    """Why nobody looks into ``eqn``; None where it holds no product, as far as can be seen."""
+    """Why ``eqn`` is left alone; None where it holds no product, as far as can be seen."""
     name = eqn.primitive.name
     if name in CONTRACTIONS:
         return None
@@ -51,6 +61,8 @@ def why_opaque(eqn: JaxprEqn) -> str | None:
         return f"{name} {hidden}: qpass cannot look inside"
     if is_opaque(eqn) and any(map(contains_contraction, params_jaxprs(eqn))):
         return f"the body of {name} is opaque: a kernel, or a primitive unknown to qpass"
+    if name in LINEAR:
+        return f"{name} {LINEAR[name]}: it is no product, and stays float"
     return None
 
 
@@ -82,7 +94,7 @@ def _is_floating(var: Any) -> bool:
 def opaque_findings(dataflow: Dataflow) -> tuple[str, ...]:
     """A text on how many sub-programs are not looked into, which, and where; none without any.
 
-    What is quantized already is none of them: its products are known.
+    What is quantized already is none of them, nor is linear algebra: nothing in them is unknown.
     """
     met = Counter(_places(dataflow))
     if not met:
@@ -96,7 +108,7 @@ def opaque_findings(dataflow: Dataflow) -> tuple[str, ...]:
 def _places(dataflow: Dataflow) -> Iterator[str]:
     for found, reason in dataflow.opaque:
         name = found.eqn.primitive.name
-        if reason != ALREADY:
+        if reason != ALREADY and name not in LINEAR:
             yield f"{name} at {found.place.source}" if found.place.source else name
     for error in dataflow.untraceable.values():
         yield f"a custom derivative rule that cannot be traced: {error}"

@@ -27,11 +27,18 @@ class Leaf:
         path: where it sits, ``/``-joined, as the framework's users write it
             (``layers/mlp/up/kernel``); the argument's own name when it is a bare array.
         is_param: whether it belongs to the parameters.
+        name: of the argument.
     """
 
     argument: int | str
     path: str
     is_param: bool
+    name: str = ""
+
+    @property
+    def full_path(self) -> str:
+        """Its path below the name of the argument."""
+        return "/".join(dict.fromkeys(filter(None, (self.name, self.path))))
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ def _leaf(tree: tuple[tuple, dict], keys: tuple, names: dict, params: Any) -> Le
         is_param = bool(params("/".join(filter(None, (name, path)))))
     else:
         is_param = params is not None and params in (argument, name)
-    return Leaf(argument, path or name, is_param)
+    return Leaf(argument, path or name, is_param, name)
 
 
 def _check_params(params: Any, names: dict, fn: Callable, leaves: Sequence[Leaf]) -> None:

@@ -109,6 +109,9 @@ def _cond(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int)
         partial(_branch, rw, jaxpr, frame, index, k)
         for k, jaxpr in enumerate(eqn.params["branches"])
     ]
+    if any(map(rw.operations.is_state, rest)):
+        kept = _states_of_all(rw, [jax.eval_shape(run, *given)[0] for run in runs])
+        runs = [partial(_with_arrays, rw, run, kept, frame, index) for run in runs]
     every: Taps = {}
     if rw.tap is not None:
         for run in runs:
@@ -119,11 +122,34 @@ def _cond(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int)
     return lax.switch(choice, filled, *given)
 
 
+BRANCH = "dequantized: result of a branch"
+
+
 def _branch(
     rw: Rewriter, jaxpr: Jaxpr, frame: Frame, index: int, k: int, feeds: Feeds, *operands: Any
 ) -> Result:
     outs, taps = rw.run(jaxpr, operands, frame.fed(feeds).enter(index, f"branch{k}"))
-    return rw.unwrap_all(outs, frame, index, "dequantized: result of a branch"), taps
+    return rw.handed_on(outs, frame, index, BRANCH), taps
+
+
+def _states_of_all(rw: Rewriter, results: list[list]) -> set[int]:
+    """Results that are a state of the same kind in every branch."""
+    each = enumerate(zip(*results, strict=True))
+    return {
+        k
+        for k, values in each
+        if all(map(rw.operations.is_state, values))
+        and len({jax.tree.structure(value) for value in values}) == 1
+    }
+
+
+def _with_arrays(
+    rw: Rewriter, run: Callable, kept: set[int], frame: Frame, index: int, *operands: Any
+) -> Result:
+    """A branch that gives arrays for all results but those."""
+    outs, taps = run(*operands)
+    key = frame.path, index
+    return [v if k in kept else rw.unwrap(v, key, BRANCH) for k, v in enumerate(outs)], taps
 
 
 def _with_missing_taps(run: Callable, every: Taps, *operands: Any) -> Result:

@@ -2,7 +2,8 @@
 
 Wrapped values cross a loop as values that no iteration changes: constants, carries that leave each
 iteration as they entered it, and stacks of which each iteration of a scan takes a layer. What a
-loop changes is carried as an array.
+loop changes is carried as an array; a state (`Operations.is_state`) is carried as it is, if each
+iteration leaves the like of what it found.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from qpass.graph._jax import JaxprEqn, scan_parts
 from qpass.graph.higher_order import bodies
 from qpass.graph.merging import merge, neutral
 from qpass.graph.rewrite import Frame, Result, Rewriter
+
+CARRIED = "dequantized: carried and updated by a loop"
 
 
 def scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
@@ -34,16 +37,24 @@ def scan(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) 
         held = {k: layer(number) for k, layer in layers.items()}
         values = [*consts, *_merge(fixed, state), *_merge(held, slices)]
         outs, taps = rw.run(jaxpr, values, inner.fed(feeds))
-        new = _carries(rw, [outs[k] for k in moving], frame, index)
-        ys = rw.unwrap_all(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
+        new = _carries(rw, [outs[k] for k in moving], state, frame, index)
+        ys = rw.handed_on(outs[n_carry:], frame, index, "dequantized: stacked by a scan")
         return (None if number is None else number + onward, new), (ys, taps)
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
     # Counted, not scanned over: XLA would fuse the look-up of a number with all that reads it.
     start = jnp.int32(first) if layers else None
+    scanned = sliced, inner.feeds
+    one = jax.tree.map(_slice_shape, scanned)
+    after = lambda state, slices: step((start, state), slices)[0][1]  # noqa: E731
+    moving = _settled(rw, moving, after, frame, index, one)
     state = (start, list(moving.values()))
-    (_, state), (ys, taps) = lax.scan(step, state, (sliced, inner.feeds), **options)
+    (_, state), (ys, taps) = lax.scan(step, state, scanned, **options)
     return [*_merge(fixed, state), *ys], taps
+
+
+def _slice_shape(stack: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
 
 
 def _split_scanned(rw: Rewriter, xs: list) -> tuple[dict[int, Callable], list]:
@@ -62,9 +73,27 @@ def _split_carry(
         if rw.operations.is_wrapped(value) and first + k not in body.updated:
             fixed[k] = value
         else:
-            why = "dequantized: carried and updated by a loop"
-            moving[k] = rw.unwrap(value, (frame.path, index), why)
+            (moving[k],) = rw.handed_on([value], frame, index, CARRIED)
     return fixed, moving
+
+
+def _settled(
+    rw: Rewriter, moving: dict[int, Any], after: Callable, frame: Frame, index: int, *args: Any
+) -> dict[int, Any]:
+    """The carries, with arrays for states that an iteration leaves as something else.
+
+    ``after(carries, *args)`` gives those after an iteration; it is only traced.
+    """
+    moving = dict(moving)
+    while any(map(rw.operations.is_state, moving.values())):
+        left = jax.eval_shape(after, list(moving.values()), *args)
+        pairs = zip(moving.items(), left, strict=True)
+        changed = [k for (k, v), new in pairs if jax.tree.structure(v) != jax.tree.structure(new)]
+        if not changed:
+            break
+        for k in changed:
+            moving[k] = rw.unwrap(moving[k], (frame.path, index), CARRIED)
+    return moving
 
 
 def _merge(fixed: dict[int, Any], state: list) -> list:
@@ -72,8 +101,13 @@ def _merge(fixed: dict[int, Any], state: list) -> list:
     return [fixed[k] if k in fixed else next(rest) for k in range(len(fixed) + len(state))]
 
 
-def _carries(rw: Rewriter, values: list, frame: Frame, index: int) -> list:
-    return rw.unwrap_all(values, frame, index, "dequantized: carried by a loop")
+def _carries(rw: Rewriter, values: list, before: list, frame: Frame, index: int) -> list:
+    """What an iteration leaves, in the form in which it found it."""
+    why, is_state = "dequantized: carried by a loop", rw.operations.is_state
+    return [
+        new if is_state(old) and is_state(new) else rw.unwrap(new, (frame.path, index), why)
+        for new, old in zip(values, before, strict=True)
+    ]
 
 
 def while_loop(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index: int) -> Result:
@@ -93,9 +127,12 @@ def while_loop(rw: Rewriter, eqn: JaxprEqn, operands: list, frame: Frame, index:
         values = [*body_consts, *_merge(fixed, state)]
         outs, taps = rw.run(params["body_jaxpr"], values, frame.enter(index, "body"))
         taps |= ask(state)[1] if rw.tap else {}
-        return _carries(rw, [outs[k] for k in moving], frame, index), taps
+        return _carries(rw, [outs[k] for k in moving], state, frame, index), taps
 
     mapped = params["cond_jaxpr"].outvars[0].aval.ndim > 0
+    if mapped:  # each example of a mapped loop stops by itself, and which they are is of arrays
+        moving = {k: rw.unwrap(v, (frame.path, index), CARRIED) for k, v in moving.items()}
+    moving = _settled(rw, moving, lambda state: run_body(state)[0], frame, index)
 
     def more(loop):
         going, _ = ask(loop[0])

@@ -60,29 +60,12 @@ class Member:
     fed: Any
 
 
-@dataclass(frozen=True, eq=False)
-class Border:
-    """What crosses the border of a region.
-
-    Attributes:
-        inputs: values from outside that its equations read, in the order in which they do.
-        outputs: values of its equations that are read outside.
-    """
-
-    inputs: tuple[Var, ...]
-    outputs: tuple[Var, ...]
-
-
-def border(jaxpr: Jaxpr, equations: Sequence[int]) -> Border:
-    """What goes into these equations of ``jaxpr`` and what comes out."""
+def read_by(jaxpr: Jaxpr, equations: Sequence[int]) -> tuple[Var, ...]:
+    """Values from outside that these equations of ``jaxpr`` read, in the order in which they do."""
     inside = [jaxpr.eqns[index] for index in equations]
-    made = {var: None for eqn in inside for var in eqn.outvars}
-    read = {var: None for eqn in inside for var in _variables(eqn.invars)}
-    others = set(range(len(jaxpr.eqns))) - set(equations)
-    outside = set(_variables(jaxpr.outvars))
-    outside.update(var for index in others for var in _variables(jaxpr.eqns[index].invars))
-    inputs = tuple(var for var in read if var not in made)
-    return Border(inputs, tuple(var for var in made if var in outside))
+    made = {var for eqn in inside for var in eqn.outvars}
+    read = dict.fromkeys(var for eqn in inside for var in _variables(eqn.invars))
+    return tuple(var for var in read if var not in made)
 
 
 def schedule(jaxpr: Jaxpr, regions: Iterable[Region]) -> tuple[Step, ...] | None:

@@ -27,7 +27,7 @@ from qpass.graph._jax import (
 )
 from qpass.graph.dataflow import Key, Path
 from qpass.graph.feeds import Feeds, beneath, step_name
-from qpass.graph.regions import Member, Region, Step, border, schedule
+from qpass.graph.regions import Member, Region, Step, read_by, schedule
 
 Taps = dict[str, Any]
 Result = tuple[list, Taps]
@@ -42,6 +42,10 @@ class Operations(Protocol):
 
     def unwrap(self, value: Any) -> jax.Array:
         """The array that a wrapped value stands for; arrays pass unchanged."""
+        ...
+
+    def is_state(self, value: Any) -> bool:
+        """Whether a wrapped value may change: loops carry it, branches and stacks give it."""
         ...
 
     def latent_position(self, value: Any) -> int | None:
@@ -180,39 +184,45 @@ class Rewriter:
 
     def __post_init__(self) -> None:
         for (path, index), decision in self.decisions.items():
-            for depth in range(len(path)):
-                self.enclosing.add((path[:depth], path[depth][0]))
-                within = self.below.setdefault(path[: depth + 1], [])
-                within.append((path[depth + 1 :], index, decision))
+            self.enclosing.update((path[:depth], step[0]) for depth, step in enumerate(path))
+            self._remember(path, index, decision)
         for region in self.regions:
-            path = region.path
-            for depth in range(len(path)):
-                within = self.below.setdefault(path[: depth + 1], [])
-                within.append((path[depth + 1 :], region.equations, region.action))
+            self._remember(region.path, region.equations, region.action)
+
+    def _remember(self, path: Path, where: Any, what: Any) -> None:
+        """Note what is done at ``where`` at all call paths above."""
+        for depth in range(1, len(path) + 1):
+            self.below.setdefault(path[:depth], []).append((path[depth:], where, what))
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[Any], frame: Frame) -> tuple[list, Taps]:
         """Evaluate ``jaxpr``; results (arrays or wrapped) and what was tapped inside."""
         env = dict(zip(jaxpr.constvars, jaxpr.consts, strict=True))
         env.update(zip(jaxpr.invars, inputs, strict=True))
-
-        def read(atom):
-            return atom.val if isinstance(atom, Literal) else env[atom]
-
         taps: Taps = {}
         for step in self._order(jaxpr, frame):
-            if isinstance(step, Region):
-                results = self._region(jaxpr, step, env, frame)
-                if results is not None:
-                    env.update(results)
-                    continue
-            for index in step.equations if isinstance(step, Region) else (step,):
-                eqn = jaxpr.eqns[index]
-                operands = [read(atom) for atom in eqn.invars]
-                with named_like(eqn), equation_context(eqn):
-                    results, inner = self.equation(eqn, operands, frame, index)
-                env.update(zip(eqn.outvars, results, strict=True))
-                taps.update(inner)
-        return [read(atom) for atom in jaxpr.outvars], taps
+            taps.update(self._step(jaxpr, step, env, frame))
+        return [read(env, atom) for atom in jaxpr.outvars], taps
+
+    def _step(self, jaxpr: Jaxpr, step: Step, env: dict[Any, Any], frame: Frame) -> Taps:
+        """Evaluate an equation or a region, the results of which enter ``env``; what was tapped."""
+        if not isinstance(step, Region):
+            return self._one(jaxpr, step, env, frame)
+        results = self._region(jaxpr, step, env, frame)
+        if results is None:
+            taps: Taps = {}
+            for index in step.equations:
+                taps.update(self._one(jaxpr, index, env, frame))
+            return taps
+        env.update(results)
+        return {}
+
+    def _one(self, jaxpr: Jaxpr, index: int, env: dict[Any, Any], frame: Frame) -> Taps:
+        eqn = jaxpr.eqns[index]
+        operands = [read(env, atom) for atom in eqn.invars]
+        with named_like(eqn), equation_context(eqn):
+            results, taps = self.equation(eqn, operands, frame, index)
+        env.update(zip(eqn.outvars, results, strict=True))
+        return taps
 
     def _order(self, jaxpr: Jaxpr, frame: Frame) -> Sequence[Step]:
         """What is evaluated, one step after another."""
@@ -232,7 +242,7 @@ class Rewriter:
             Member(jaxpr.eqns[i], self.decisions.get((frame.path, i)), frame.feeds.get(str(i)))
             for i in region.equations
         ]
-        inputs = {var: env[var] for var in border(jaxpr, region.equations).inputs}
+        inputs = {var: env[var] for var in read_by(jaxpr, region.equations)}
         last = members[-1].eqn
         with named_like(last), equation_context(last):
             return self.operations.region(region.action, members, inputs)
@@ -262,6 +272,11 @@ class Rewriter:
         """The arrays behind ``values`` at equation ``index``, with a note for each wrapped one."""
         return [self.unwrap(value, (frame.path, index), why) for value in values]
 
+    def handed_on(self, values: Sequence[Any], frame: Frame, index: int, why: str) -> list:
+        """The same, states as they are."""
+        is_state = self.operations.is_state
+        return [v if is_state(v) else self.unwrap(v, (frame.path, index), why) for v in values]
+
     def _site(self, eqn: JaxprEqn, operands: list, frame: Frame, key: Key) -> tuple[list, Taps]:
         decision = self.decisions[key]
         fed = frame.feeds.get(str(key[1]))
@@ -276,6 +291,11 @@ class Rewriter:
             return result if eqn.primitive.multiple_results else [result]
         why = f"dequantized at {eqn.primitive.name} {source_line(eqn)}".rstrip()
         return bind(eqn, [self.unwrap(value, key, why) for value in operands])
+
+
+def read(env: Mapping[Any, Any], atom: Any) -> Any:
+    """The value of an operand or result of an equation."""
+    return atom.val if isinstance(atom, Literal) else env[atom]
 
 
 def tap_name(key: Key) -> str:

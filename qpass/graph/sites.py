@@ -5,7 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
+import numpy as np
+
 from qpass.graph._jax import JaxprEqn, source_line
+from qpass.graph.attention import Part, attention
 from qpass.graph.backward import RECOMPUTED, Link, is_backward, link_backward
 from qpass.graph.dataflow import Dataflow, Found, Key
 from qpass.graph.dimensions import dimensions
@@ -31,15 +35,17 @@ class Site:
         equation: canonical einsum equation; None for ragged products and convolutions.
         einsum_label: the equation that the user wrote, when ``jnp.einsum`` left it.
         scope: ``/``-joined names of the modules around it.
-        role: ``forward`` (activation by weight), ``activations`` (neither operand is a weight),
+        role: ``forward`` (activation by weight), ``qk`` and ``pv`` (of attention: queries by keys,
+            probabilities by values), ``activations`` (of other products of two activations),
             ``dlhs`` or ``drhs`` (backward products: gradient of the activation, of the weight; of
             the left and the right operand where neither is one), ``weights`` (both are weights),
             ``constant`` (the weight is closed over), ``tangent`` (linear part of a
-            ``custom_jvp`` rule).
+            ``custom_jvp`` rule), ``lookup`` (rows of a weight are gathered).
         source: line of the user's code.
         flows: provenance of both operands.
         nodes: graph nodes of both operands.
         weight: 0 or 1, the operand that is the weight; None where none is.
+        kv: 0 or 1, the operand that holds keys or values; None of what is no product of attention.
         weight_path: path of the weight's leaf, or an empty string.
         leaf: index of the weight's leaf among the program's inputs; None where none is.
         repeats: how often the site runs in one call, where known.
@@ -65,6 +71,7 @@ class Site:
     repeats: int
     forward: str = ""
     cotangent: int | None = None
+    kv: int | None = None
 
     @property
     def lhs_shape(self) -> tuple[int, ...]:
@@ -88,16 +95,60 @@ class Site:
 
     @property
     def contract(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Contracted dimensions of a plain or ragged product, by operand, in paired order."""
+        """Contracted dimensions, by operand, in paired order.
+
+        Of a look-up, what lies in one row of the table.
+        """
         return dimensions(self.eqn)[0]
 
 
-def find_sites(program: Program, dataflow: Dataflow) -> tuple[Site, ...]:
-    """Every contraction of ``program`` in program order; forward ones first know their role."""
-    naming = _Naming(program.leaves, link_backward(dataflow))
+def weight_operand(site: Site) -> int:
+    """The operand that is quantized as the weight.
+
+    Keys or values in attention, of two other activations the right one; the one that is no
+    cotangent in a backward product.
+    """
+    if site.cotangent is not None:
+        return 1 - site.cotangent
+    known = site.kv if site.weight is None else site.weight
+    if known is not None:
+        return known
+    constants = [isinstance(flow, Origin) and flow.leaf < 0 for flow in site.flows]
+    return 0 if constants == [True, False] else 1
+
+
+def find_sites(program: Program, dataflow: Dataflow, lookups: bool = False) -> tuple[Site, ...]:
+    """Every contraction of ``program`` in program order; forward ones first know their role.
+
+    With ``lookups``, then every look-up of rows of a parameter.
+    """
+    parts = attention(dataflow, _of_activations(program, dataflow))
+    naming = _Naming(program.leaves, link_backward(dataflow), parts)
     for found in dataflow.contractions:
         naming.add(found)
+    for found in dataflow.lookups if lookups else ():
+        if _is_table(program, found):
+            naming.add(found)
     return tuple(naming.sites.values())
+
+
+def _is_table(program: Program, found: Found) -> bool:
+    """Whether rows of a floating parameter are looked up."""
+    origin = found.flows[0]
+    is_param = (
+        isinstance(origin, Origin) and origin.leaf >= 0 and program.leaves[origin.leaf].is_param
+    )
+    return is_param and jnp.issubdtype(found.eqn.invars[0].aval.dtype, np.floating)
+
+
+def _of_activations(program: Program, dataflow: Dataflow) -> Mapping[Key, Found]:
+    """Plain products of two activations that are no derivatives."""
+    return {
+        found.key: found
+        for found in dataflow.contractions
+        if found.eqn.primitive.name == "dot_general"
+        and _role(found, program.leaves, None, None)[0] == "activations"
+    }
 
 
 @dataclass(eq=False)
@@ -106,6 +157,7 @@ class _Naming:
 
     leaves: Sequence[Leaf]
     links: Mapping[Key, Link]
+    parts: Mapping[Key, Part]
     sites: dict[Key, Site] = field(default_factory=dict)
     numbering: Counter[str] = field(default_factory=Counter)
 
@@ -116,6 +168,7 @@ class _Naming:
         forward = self.sites.get(link.forward) if link else None
         scope, label = _scope(found)
         role, weight = _role(found, self.leaves, link, forward)
+        part = self._part(found, role, forward)
         flow = found.flows[weight] if weight is not None else None
         leaf = flow.leaf if isinstance(flow, Origin) else None
         path = self.leaves[leaf].path if leaf is not None and leaf >= 0 else ""
@@ -127,7 +180,7 @@ class _Naming:
             equation=_equation(eqn),
             einsum_label=label,
             scope=scope,
-            role=role,
+            role=part.role if part else role,
             source=source_line(eqn),
             flows=found.flows[:2],
             nodes=found.nodes[:2],
@@ -137,7 +190,14 @@ class _Naming:
             repeats=found.place.repeats,
             forward=forward.id if forward else "",
             cotangent=link.cotangent if link and is_backward(found) else None,
+            kv=part.kv if part else None,
         )
+
+    def _part(self, found: Found, role: str, forward: Site | None) -> Part | None:
+        """What it is in attention; what a rematerialized backward pass runs again as at first."""
+        if role == "activations" and forward is not None and forward.kv is not None:
+            return Part(forward.role, forward.kv)
+        return self.parts.get(found.key)
 
     def _id(self, prefix: str) -> str:
         number = self.numbering[prefix]
@@ -162,6 +222,8 @@ def _scope(found: Found) -> tuple[str, str | None]:
 def _role(
     found: Found, leaves: Sequence[Leaf], link: Link | None, forward: Site | None
 ) -> tuple[str, int | None]:
+    if found.eqn.primitive.name == "gather":
+        return "lookup", 0
     role, weight = _weight(found.flows, leaves)
     if found.tangent:
         return "tangent", weight
@@ -170,8 +232,8 @@ def _role(
     if link is None or forward is None:
         return ("dlhs" if weight is not None else "drhs"), weight
     # ``dlhs`` is the gradient of the activation also where the weight stands on the left.
-    right = 1 if forward.weight is None else forward.weight
-    return ("dlhs" if link.shared == right else "drhs"), weight
+    right = forward.kv if forward.weight is None else forward.weight
+    return ("dlhs" if link.shared == (1 if right is None else right) else "drhs"), weight
 
 
 def _weight(flows: Sequence[Flow], leaves: Sequence[Leaf]) -> tuple[str, int | None]:

@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 
 from qpass.graph._jax import Jaxpr, JaxprEqn, Literal, dtype_short, params_jaxprs
+from qpass.graph.convolution import convolution_text
 from qpass.graph.equation import dot_equation
 from qpass.graph.higher_order import bodies
 
 INDENT = "    "
-FOLDED = frozenset({"quantized_dot", "quantized_dots", "quantized_dot_followed", "encode_weight"})
+FOLDED = frozenset(
+    {"quantized_conv", "quantized_dot", "quantized_dots", "quantized_dot_followed", "encode_weight"}
+)
 
 
 def to_text(jaxpr: Jaxpr, folded: Collection[str] = FOLDED) -> str:
@@ -179,6 +182,7 @@ PARAMETERS: Mapping[str, Callable[[Mapping, Sequence[Any]], str]] = MappingProxy
         "broadcast_in_dim": _only("broadcast_dimensions"),
         "checkpoint": _named("differentiated"),
         "concatenate": _only("dimension"),
+        "conv_general_dilated": convolution_text,
         "convert_element_type": lambda params, avals: dtype_short(params["new_dtype"]),
         "dot_general": _dims,
         "integer_pow": _only("y"),

@@ -6,20 +6,9 @@ from typing import Any
 
 import networkx as nx
 
-from qpass.graph._jax import (
-    Jaxpr,
-    JaxprEqn,
-    Literal,
-    name_stack,
-    source_line,
-)
+from qpass.graph._jax import Jaxpr, JaxprEqn, Literal, name_stack, source_line
 from qpass.graph.dataflow import QUANTIZED_SCOPE, Dataflow, Found, Key, Place, Use
-from qpass.graph.derivatives import (
-    CONTRACTIONS,
-    JvpProgram,
-    VjpPrograms,
-    derivative_programs,
-)
+from qpass.graph.derivatives import CONTRACTIONS, JvpProgram, VjpPrograms, derivative_programs
 from qpass.graph.higher_order import Body, bodies
 from qpass.graph.opaque import ALREADY, why_opaque
 from qpass.graph.program import Program
@@ -51,6 +40,7 @@ def analyse(program: Program) -> Dataflow:
         walk.untraceable,
         tuple(outputs),
         tuple(walk.flow),
+        tuple(walk.lookups),
     )
 
 
@@ -63,6 +53,7 @@ class _Walk:
     tangents: set[int] = field(default_factory=set)
     contractions: list[Found] = field(default_factory=list)
     opaque: list[tuple[Found, str]] = field(default_factory=list)
+    lookups: list[Found] = field(default_factory=list)
     uses: dict[int, list[Use]] = field(default_factory=dict)
     derivatives: dict[Key, Any] = field(default_factory=dict)
     untraceable: dict[Key, str] = field(default_factory=dict)
@@ -102,7 +93,7 @@ class _Walk:
 
     def _read(self, env: dict, atom: Any) -> int:
         if isinstance(atom, Literal):
-            return self.value("literal", atom.aval, Lost("literal"))
+            return self.value("literal", atom.aval, Lost("literal"), number=atom.val)
         return env[atom]
 
     def equation(self, eqn: JaxprEqn, operands: list[int], place: Place, index: int) -> list[int]:
@@ -135,6 +126,7 @@ class _Walk:
             self._contraction(self._found(eqn, operands, place, key))
         else:
             self._note_opaque(eqn, operands, place, key)
+            self._note_lookup(eqn, operands, place, key)
         results = follow(eqn, flows, source, node)
         return self._results(eqn, results, [[node]] * len(results))
 
@@ -160,6 +152,12 @@ class _Walk:
         reason = why_opaque(eqn)
         if reason is not None:
             self.opaque.append((self._found(eqn, operands, place, key), reason))
+
+    def _note_lookup(self, eqn: JaxprEqn, operands: list[int], place: Place, key: Key) -> None:
+        """Like `use`, not in derivative rules."""
+        is_lookup = eqn.primitive.name == "gather" and isinstance(self.flow[operands[0]], Origin)
+        if is_lookup and not self.in_derivative:
+            self.lookups.append(self._found(eqn, operands, place, key))
 
     def use(
         self,
@@ -265,17 +263,14 @@ class _Walk:
     def _vjp(self, programs: VjpPrograms, operands: list[int], here: Place, key: Key) -> None:
         fwd = _rule_place(here, key, "fwd")
         results = self.jaxpr(programs.fwd, self._copies(programs.fwd, operands), fwd)
-        n_results = len(programs.fwd.outvars) - self._n_residuals(programs)
-        residuals = results[n_results:]
+        n_residuals = len(programs.bwd.invars) - len(programs.floating_results)
+        residuals = results[len(results) - n_residuals :]
         cotangents = [
             self.value("value", var.aval, Lost("cotangent"))
             for var in programs.bwd.invars[len(residuals) :]
         ]
         inputs = [*self._copies(programs.bwd, residuals), *cotangents]
         self.jaxpr(programs.bwd, inputs, _rule_place(here, key, "bwd"))
-
-    def _n_residuals(self, programs: VjpPrograms) -> int:
-        return len(programs.bwd.invars) - len(programs.floating_results)
 
     def _jvp(self, programs: JvpProgram, operands: list[int], here: Place, key: Key) -> None:
         tangents = [
@@ -290,7 +285,7 @@ class _Walk:
         nodes = []
         for var, operand in zip(jaxpr.invars, operands, strict=False):
             nodes.append(self.value("value", var.aval, self.flow[operand]))
-            self.graph.add_edge(operand, nodes[-1])
+            self.graph.add_edge(operand, nodes[-1], rule=True)
         return nodes
 
 

@@ -19,8 +19,16 @@ class Call(Protocol):
         """The object with quantized weights."""
         ...
 
+    def quantize_cache(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The object with quantized caches."""
+        ...
+
     def capture(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Statistics of a call."""
+        ...
+
+    def calibrate(self, module: Any, /, *args: Any, **options: Any) -> Any:
+        """Statistics of many calls."""
         ...
 
     def init_state(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -108,9 +116,21 @@ class CalledModule:
         """The same with every stored weight as a QTensor: see `qpass.Transformed.quantize`."""
         return type(self)(self.call.quantize(self.module, *args, **kwargs), self.call)
 
+    def quantize_cache(self, *args: Any, **kwargs: Any) -> Any:
+        """The caches as QTensors: see `qpass.Transformed.quantize_cache`.
+
+        Those of the module itself, as of a Flax NNX module: the same with them quantized.
+        """
+        found = self.call.quantize_cache(self.module, *args, **kwargs)
+        return type(self)(found, self.call) if isinstance(found, type(self.module)) else found
+
     def capture(self, *args: Any, **kwargs: Any) -> Any:
         """Statistics of what the quantized products get: see `qpass.Transformed.capture`."""
         return self.call.capture(self.module, *args, **kwargs)
+
+    def calibrate(self, batches: Any, **options: Any) -> Any:
+        """Statistics over batches of arguments: see `qpass.Transformed.calibrate`."""
+        return self.call.calibrate(self.module, batches, **options)
 
     def init_state(self, *args: Any, **kwargs: Any) -> Any:
         """The first state of delayed scaling: see `qpass.Transformed.init_state`."""

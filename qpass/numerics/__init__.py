@@ -22,6 +22,7 @@ from qpass.numerics.formulas import encode as encode
 from qpass.numerics.granularity import Granularity as Granularity
 from qpass.numerics.granularity import PerBlock as PerBlock
 from qpass.numerics.granularity import PerChannel as PerChannel
+from qpass.numerics.granularity import PerEntry as PerEntry
 from qpass.numerics.granularity import PerGroup as PerGroup
 from qpass.numerics.granularity import PerTensor as PerTensor
 from qpass.numerics.granularity import block_sizes as block_sizes
@@ -59,6 +60,7 @@ from qpass.numerics.quantize import find_range as find_range
 from qpass.numerics.quantize import find_scales as find_scales
 from qpass.numerics.quantize import quantize as quantize
 from qpass.numerics.quantizer import Quantizer as Quantizer
+from qpass.numerics.range_hqq import Hqq as Hqq
 from qpass.numerics.range_search import Mse as Mse
 from qpass.numerics.range_search import Snr as Snr
 from qpass.numerics.range_search import WeightedMse as WeightedMse

@@ -137,7 +137,28 @@ class PerBlock:
         return f"b{self.rows}x{self.columns}"
 
 
-type Granularity = PerTensor | PerChannel | PerGroup | PerBlock
+@dataclass(frozen=True)
+class PerEntry:
+    """One scale for each index, but along the axes named for so many neighbours.
+
+    For tensors that are written entry by entry, as caches are: what is written together shares.
+
+    Attributes:
+        sizes: pairs of axis, counted from the end, and how many of its elements share.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    group = None
+
+    def shared(self, shape: Axes, contract: Axes, free: Axes) -> Mapping[int, int]:
+        """The axes named."""
+        return {axis % len(shape): min(size, shape[axis]) for axis, size in self.sizes}
+
+    def __str__(self) -> str:
+        return "entry"
+
+
+type Granularity = PerTensor | PerChannel | PerGroup | PerBlock | PerEntry
 
 
 def block_sizes(shape: Axes, granularity: Granularity, contract: Axes, separate: Axes = ()) -> Axes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qpass.errors import RuleError
 from qpass.numerics.delayed import Delayed
 from qpass.numerics.range_base import Range
+from qpass.numerics.range_hqq import Hqq
 from qpass.numerics.range_search import Mse, Snr, WeightedMse
 from qpass.numerics.ranges import AbsMax, AbsMean, Fixed, Percentile, PowerOfTwo, Rms
 from qpass.suggest import did_you_mean
@@ -32,10 +33,18 @@ def _mse(kind: type[Mse]) -> Callable[..., Range]:
     """The constructor for numbers from a text, of which the first counts something."""
 
     def make(steps: float = kind.steps, least: float = kind.least) -> Range:
-        whole = float(steps).is_integer()
-        return kind(int(steps) if whole else steps, least)  # type: ignore[arg-type]
+        return kind(_counted(steps), least)
 
     return make
+
+
+def _hqq(steps: float = Hqq.steps) -> Range:
+    return Hqq(_counted(steps))
+
+
+def _counted(number: float) -> int:
+    """A number from a text that counts something; as it is where it cannot."""
+    return int(number) if float(number).is_integer() else number  # type: ignore[return-value]
 
 
 def _fixed(first: float, second: float | None = None) -> Fixed:
@@ -62,6 +71,7 @@ METHODS: tuple[Method, ...] = (
     Method("fixed", "'fixed,4', 'fixed,-1,4' or 'fixed,0.5,8'", _fixed, 1, 2),
     Method("mse", "'mse', 'mse,40' or 'mse,40,0.2'", _mse(Mse), 0, 2),
     Method("wmse", "'wmse', 'wmse,40' or 'wmse,40,0.2'", _mse(WeightedMse), 0, 2),
+    Method("hqq", "'hqq' or 'hqq,40'", _hqq, 0, 1),
     Method("snr", "'snr' or 'snr,1,0.8,0.6'", _snr, 0, float("inf")),
     Method("delayed", "'delayed', 'delayed,16' or 'delayed,16,1'", Delayed, 0, 2),
     Method(
@@ -93,9 +103,9 @@ def read_range(text: str) -> RangeText:
 
     The forms are those of Qwix 0.1.8 (`absmax`, `absmax,0.9`, `minmax`, `minmax,0.9`, `rms,7`,
     `fixed,4`, `fixed,-1,4`), `fixed,0.5,8` for a scale of 0.5 and a greatest code of 8, which is
-    `fixed,4`, `absmean,2`, `percentile,99.9`, `mse`, `wmse`, `snr`, `delayed` and `most_recent`,
-    both of which may be followed by the length of the history and the margin, and `pow2`, alone or
-    before another, as in `pow2,rms,7`.
+    `fixed,4`, `absmean,2`, `percentile,99.9`, `mse`, `wmse`, `hqq`, `snr`, `delayed` and
+    `most_recent`, both of which may be followed by the length of the history and the margin, and
+    `pow2`, alone or before another, as in `pow2,rms,7`.
 
     Raises:
         RuleError: no method has that name, it takes more or fewer numbers, or one is out of its

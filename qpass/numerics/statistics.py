@@ -1,8 +1,8 @@
 """Statistics of an operand over many batches, and the range that is chosen from them.
 
-A state is a dict of float32 arrays, the same fields always, so it can be carried, mapped, saved and
-merged. Every field may have leading axes, one for each loop around the operand. For batches
-``x_1, x_2, ...`` of which only finite values count:
+A state is a dict of float32 arrays, with the same fields whatever is seen: it can be carried,
+mapped, saved and merged. Every field may have leading axes, one for each loop around the operand.
+For batches ``x_1, x_2, ...`` of which only finite values count:
 
 * ``count``: values seen; ``batches``: batches with any;
 * ``min``, ``max``: of all values;
@@ -10,7 +10,8 @@ merged. Every field may have leading axes, one for each loop around the operand.
 * ``min_ema``, ``max_ema``, ``ema_weight``: the same with weights that fall by a factor with each
   later batch, and the sum of those weights;
 * ``histogram``: how many magnitudes lie in each bin, `BINS` of them;
-* ``squares``, ``rows``: where asked for, sums of squares by channel, and the rows they are sums of.
+* what is gathered by channel (`qpass.numerics.channels`): ``rows``, ``squares``, ``hessian`` are
+  sums, ``absmax`` is a maximum.
 
 Bins have fixed edges, so that histograms add: `PER_OCTAVE` to each factor of two from 2**-32 to
 2**32, evenly spaced within. What is smaller or larger is in the first or the last one.
@@ -37,16 +38,14 @@ BINS = _OCTAVES * PER_OCTAVE
 # the fraction, as in an HDR histogram.
 _SHIFT = 23 - PER_OCTAVE.bit_length() + 1
 _FIRST = (127 - _OCTAVES // 2) * PER_OCTAVE
-# Squares of float32 must not overflow when they are summed; nothing is that large on purpose.
-_LARGEST = 1e15
 
 
-def observe(x: jax.Array, channels: tuple[int, ...] | None = None) -> dict[str, State]:
+def observe(x: jax.Array, ranges: bool = True) -> dict[str, State]:
     """What one run of a site shows of one operand, by how several runs are merged.
 
     Args:
         x: the operand, of any float dtype and shape.
-        channels: axes to keep sums of squares for; None for no such sums.
+        ranges: whether all that ranges are chosen from is kept; else the count alone.
 
     Returns:
         fields to be added (``"sum"``), and of which the least (``"min"``) and the greatest
@@ -56,11 +55,10 @@ def observe(x: jax.Array, channels: tuple[int, ...] | None = None) -> dict[str, 
     x = x.astype(jnp.float32)
     # Counted in integers: adding ones to a float32 stops at 2**24.
     count = jnp.sum(finite, dtype=jnp.int32).astype(jnp.float32)
-    sums = {"count": count, "histogram": _histogram(x, finite)}
-    if channels is not None:
-        sums |= _channels(jnp.where(finite, x, 0), channels)
+    if not ranges:
+        return {"sum": {"count": count}, "min": {}, "max": {}}
     return {
-        "sum": sums,
+        "sum": {"count": count, "histogram": _histogram(x, finite)},
         "min": {"min": jnp.min(x, initial=np.inf, where=finite)},
         "max": {"max": jnp.max(x, initial=-np.inf, where=finite)},
     }
@@ -72,18 +70,11 @@ def _histogram(x: jax.Array, counted: jax.Array) -> jax.Array:
     return jnp.zeros(BINS, jnp.int32).at[bins].add(counted.astype(jnp.int32)).astype(jnp.float32)
 
 
-def _channels(x: jax.Array, kept: tuple[int, ...]) -> State:
-    free = tuple(d for d in range(x.ndim) if d not in kept)
-    squares = jnp.sum(jnp.clip(x, -_LARGEST, _LARGEST) ** 2, axis=free)
-    rest = sorted(kept)
-    rows = np.float32(np.prod([x.shape[d] for d in free]))
-    squares = lax.transpose(squares, [rest.index(d) for d in kept])
-    return {"squares": squares, "rows": jnp.full((), rows)}
-
-
 def of_one_batch(seen: Mapping[str, State]) -> State:
     """The state after one batch, from the merged `observe` of its runs."""
     state = {name: array for part in seen.values() for name, array in part.items()}
+    if "min" not in state:
+        return state
     ran = state["count"] > 0
     ends = {end: jnp.where(ran, state[end], 0) for end in ("min", "max")}
     once = ran.astype(jnp.float32)
@@ -103,8 +94,9 @@ def merge(earlier: State, later: State, decay: float) -> State:
         later: a state of later batches, with the same fields and shapes.
         decay: what weights of the moving average fall by with each batch, from 0 to 1.
     """
-    faded = decay ** later["batches"]
-    kinds: dict[str, Callable] = {"min": jnp.minimum, "max": jnp.maximum}
+    faded = decay ** later["batches"] if "batches" in later else 1
+    kinds: dict[str, Callable] = {"min": jnp.minimum}
+    kinds |= dict.fromkeys(("max", "absmax"), jnp.maximum)
     kinds |= dict.fromkeys(("min_ema", "max_ema", "ema_weight"), lambda a, b: a * faded + b)
     return {name: kinds.get(name, jnp.add)(earlier[name], later[name]) for name in earlier}
 

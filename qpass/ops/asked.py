@@ -74,6 +74,11 @@ class Asked:
         )
         return self.made_of(out)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is left to do with a kernel's result: no operand has zero points."""
+        return self.call.finish is unchanged
+
     def made_of(self, out: jax.Array) -> jax.Array:
         """The product, from the kernel's result."""
         spec = self.spec
@@ -93,7 +98,7 @@ def ask(spec: DotSpec, x: jax.Array, given: QTensor | Layer, fed: dict) -> Asked
 def product(
     spec: DotSpec, x: jax.Array, given: QTensor | Layer, fed: dict, follow: Follow | None = None
 ) -> jax.Array:
-    """The product by a kernel; with something after it only where `is_plain`."""
+    """The product by a kernel; with something after it only where it `Asked.is_plain`."""
     return ask(spec, x, given, fed).answered(follow)
 
 
@@ -161,39 +166,31 @@ def floats(x: jax.Array) -> Operand:
 
 def as_kernels_take(lhs: Operand) -> Operand:
     """Kernels take no floats with scales on the left: those of tables are multiplied here."""
-    if lhs.codes.dtype != jnp.float32:
-        return lhs
-    scale = lhs.scale
-    if scale.shape[2] > 1:
-        scale = jnp.repeat(scale, lhs.group, 2)[..., : lhs.codes.shape[2]]
-    return floats(lhs.codes * scale)
+    is_kept = lhs.scale is None or lhs.codes.dtype != jnp.float32
+    return lhs if is_kept else floats(values(lhs))
 
 
-def is_plain(spec: DotSpec, x: Any, w: QTensor) -> bool:
-    """Whether nothing is left to do with a kernel's result: no operand has zero points."""
-    known: list[bool] = []
+def values(a: Operand) -> jax.Array:
+    """What codes stand for, float32 ``[B, R, K]``."""
 
-    def look(x: Any, w: QTensor) -> tuple[jax.Array, ...]:
-        layout = lay_out(spec.dims, spec.weight, x.ndim, w)
-        call = _kernel_call(spec, layout, x, w, {"key": jax.random.key(0)})
-        known.append(call.finish is unchanged)
-        return call.operands
+    def along(x: jax.Array) -> jax.Array:
+        return x if x.shape[2] == 1 else jnp.repeat(x, a.group, 2)[..., : a.codes.shape[2]]
 
-    jax.eval_shape(look, x, w)
-    return known[-1]
+    codes = a.codes.astype(jnp.float32)
+    return (codes if a.zero is None else codes - along(a.zero)) * along(a.scale)
 
 
-def product_of(spec: DotSpec, x: Any, w: QTensor) -> Product:
-    """The kernels' description of this product, from shapes alone."""
+def outline(spec: DotSpec, x: Any, w: QTensor) -> tuple[Product, bool]:
+    """The kernels' description of this product, and whether it `is_plain`; from shapes alone."""
     known: list[tuple] = []
 
     def operands(x: Any, w: QTensor) -> tuple[jax.Array, ...]:
-        layout = lay_out(spec.dims, spec.weight, x.ndim, w)
-        call = _kernel_call(spec, layout, x, w, {"key": jax.random.key(0)})
-        lhs, rhs, rhs_scale, *rest = call.operands
-        right = right_operand(w, layout, rhs, rhs_scale)
-        known.append((call.group, call.out, right.stored))
+        asked = ask(spec, x, w, {"key": jax.random.key(0)})
+        call, right = asked.call, asked.right
+        known.append((asked.is_plain, call.group, call.out, right.stored))
+        lhs, _, _, *rest = call.operands
         return lhs, right.codes, right.scale, *rest
 
     shapes = jax.eval_shape(operands, x, w)
-    return describe(shapes, *known[-1])
+    is_plain, *told = known[-1]
+    return describe(shapes, *told), is_plain

@@ -1,17 +1,14 @@
 """How a ``dot_general`` maps to the product ``[B, M, K] x [B, N, K]`` of kernels, and back."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from qpass.graph.dimensions import Dims, remaining
 from qpass.numerics import QTensor
-
-Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -24,13 +21,6 @@ class Layout:
     w_batch: tuple[int, ...]
     w_free: tuple[int, ...]
     w_contract: tuple[int, ...]
-
-
-def normalize_dims(dimension_numbers: Any) -> Dims:
-    """Dimension numbers as tuples of plain ints, so that they can be compared and hashed."""
-    (lc, rc), (lb, rb) = dimension_numbers
-    ints = [tuple(int(d) for d in part) for part in (lc, rc, lb, rb)]
-    return (ints[0], ints[1]), (ints[2], ints[3])
 
 
 def lay_out(dims: Dims, weight: int, x_ndim: int, w: QTensor) -> Layout:
@@ -49,10 +39,10 @@ def lay_out(dims: Dims, weight: int, x_ndim: int, w: QTensor) -> Layout:
     w_contract, w_batch = w.operand_order(w_contract), w.operand_order(w_batch)
     return Layout(
         x_batch=tuple(pair[d] for d in w_batch),
-        x_free=_rest(x_ndim, (*x_contract, *x_batch)),
+        x_free=remaining(x_ndim, (*x_contract, *x_batch)),
         x_contract=tuple(pair[d] for d in w_contract),
         w_batch=w_batch,
-        w_free=w.operand_order(_rest(w.ndim, (*w_contract, *w_batch))),
+        w_free=w.operand_order(remaining(w.ndim, (*w_contract, *w_batch))),
         w_contract=w_contract,
     )
 
@@ -97,7 +87,3 @@ def _orders(layout: Layout, dims: Dims, weight: int) -> tuple[list, list]:
     batch = [("b", d) for d in dims[1][weight]]
     free = [[("x", d) for d in sorted(layout.x_free)], [("w", d) for d in sorted(layout.w_free)]]
     return names, batch + (free[1] + free[0] if weight == 0 else free[0] + free[1])
-
-
-def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
-    return tuple(d for d in range(ndim) if d not in taken)

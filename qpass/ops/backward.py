@@ -1,4 +1,4 @@
-"""The quantized backward products of a ``dot_general``: one function for both places they stand in.
+"""The quantized backward products of a product: one function for both places they stand in.
 
 ``dlhs`` multiplies the gradient of the result by the weight, ``drhs`` the activation by it, named
 as if the weight stood on the right. They run where the op's own derivative is taken (`jax.grad`
@@ -6,7 +6,7 @@ outside of the transformed function), and in place of the products that a traced
 holds (`jax.grad` inside): `run` computes both, from the same values to the same bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,11 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.errors import CalibrationError, QuantizeError
-from qpass.numerics import NEAREST, QTensor, Quantizer, block_sizes, quantize
+from qpass.numerics import NEAREST, QTensor, Quantizer, Scheme, block_sizes, quantize
 from qpass.numerics.schemes import Backward
 from qpass.ops.asked import own_key
-from qpass.ops.axes_of_product import Dims
-from qpass.ops.dot_general import float_dot, quantized_dot
-from qpass.ops.dot_spec import DotSpec
+from qpass.ops.backward_scales import roles, with_scales
+from qpass.ops.dot_spec import DotSpec, Forms
 from qpass.ops.layer import tensor
 from qpass.ops.linear import apply_linear
 from qpass.ops.sharded import explicit_sharding
@@ -64,49 +63,55 @@ class BackwardProduct:
         assert found is not None  # as `Backward.or_else` leaves it
         return found
 
-    def tangent(self, spec: DotSpec, t: jax.Array, y: Any, fed: dict) -> jax.Array:
+    def tangent(
+        self, forms: Forms, spec: DotSpec, t: jax.Array, y: Any, others: tuple, fed: dict
+    ) -> jax.Array:
         """What the tangent ``t`` of one operand adds to that of the forward product ``spec``.
 
         It is the float product with ``y``, the other operand, and its transpose is quantized.
         """
         side = spec.weight if self.product == "dlhs" else 1 - spec.weight
-        dims = _transposed(spec.dims, side, (t.ndim, y.ndim))
-        kept = self.residual(y, dims.product, 1, fed)
-        arrays, tree = jax.tree.flatten((kept, fed))
+        backward, order = spec.transposed(side, (t.ndim, y.ndim))
+        backward = replace(backward, sharding=_sharding(t, order))
+        kept = self.residual(y, backward, fed)
+        arrays, tree = jax.tree.flatten((kept, others, fed))
         out = jnp.dtype(t.dtype).name
-        function = _Tangent(self, spec, side, dims, out, _sharding(t, dims.order), tree)
+        function = _Tangent(self, forms, spec, side, backward, order, out, tree)
         return apply_linear(function, t, *arrays)
 
-    def residual(self, y: Any, dims: Dims, side: int, fed: dict) -> QTensor | jax.Array:
+    def residual(self, y: Any, spec: DotSpec, fed: dict) -> QTensor | jax.Array:
         """What is kept of the other operand: codes where those of the forward product serve.
 
         Args:
             y: the operand, float or a QTensor.
-            dims: of the backward product.
-            side: which operand of it y is.
+            spec: the backward product; its ``weight`` is y.
             fed: what the forward product is fed.
         """
         y = tensor(y)
-        if self._is_served(y, dims, side, fed):
-            return y if isinstance(y, QTensor) else self._as_forward(y, dims, side, fed)
+        if self._is_served(y, spec, fed):
+            return y if isinstance(y, QTensor) else self._as_forward(y, spec, fed)
         return _original(y)
 
-    def run(self, spec: DotSpec, g: jax.Array, y: Any, fed: dict) -> jax.Array:
+    def run(
+        self, multiply: Callable, spec: DotSpec, g: jax.Array, y: Any, others: tuple, fed: dict
+    ) -> jax.Array:
         """The quantized product of the gradient ``g`` and the other operand ``y``.
 
         Args:
+            multiply: `Forms.quantized` of the primitive.
             spec: the backward product; its ``weight`` is y, its ``act`` is ignored.
             g: float.
             y: float or a QTensor.
+            others: the operands after these two.
             fed: what the forward product is fed.
         """
-        q = self.residual(y, spec.dims, spec.weight, fed)
+        q = self.residual(y, spec, fed)
         if isinstance(q, QTensor) and self.how.residuals == "forward":
-            g, q = _with_scales(g, q, spec)
+            g, q = with_scales(g, q, spec)
         if not isinstance(q, QTensor):
-            q = self._afresh(q, spec.dims, spec.weight, fed)
+            q = self._afresh(q, spec, fed)
         product = replace(spec, act=self.grad, dlhs=None, drhs=None)
-        return quantized_dot(product, g, q, self._fed(fed))
+        return multiply(product, g, q, others, self._fed(fed))
 
     def as_forward(self, fed: dict) -> dict:
         """What a site of a traced backward pass is fed, in the words of the forward product.
@@ -117,13 +122,13 @@ class BackwardProduct:
         names = {"act": "grad", "weight": _OTHER[self.product]}
         return fed | {"bounds": {names[side]: bound for side, bound in bounds.items()}}
 
-    def _is_served(self, y: Any, dims: Dims, side: int, fed: dict) -> bool:
+    def _is_served(self, y: Any, spec: DotSpec, fed: dict) -> bool:
         """Whether the codes of the forward product are taken."""
         if self.forward is None:
             return False
         if self.how.residuals == "forward":
             return True
-        contract, free = _roles(dims, side, y.ndim)
+        contract, free = roles(spec, y.ndim)
         mine, theirs = (
             whole_range(q, bounds, y.ndim)[0]
             for q, bounds in ((self.operand, self._bounds(fed)), (self.forward, self._theirs(fed)))
@@ -131,9 +136,9 @@ class BackwardProduct:
         own = f"{self.product}.operand" in fed.get("bounds", {})
         return mine == theirs and not own and _blocks(y, mine, contract) == _blocks(y, mine, free)
 
-    def _as_forward(self, y: jax.Array, dims: Dims, side: int, fed: dict) -> QTensor:
+    def _as_forward(self, y: jax.Array, spec: DotSpec, fed: dict) -> QTensor:
         """Quantized as in the forward product, which contracts what is free here."""
-        _, free = _roles(dims, side, y.ndim)
+        _, free = roles(spec, y.ndim)
         assert self.forward is not None  # else its codes would not serve
         if self.product == "dlhs":
             storage = Storage(self.forward, free, ())
@@ -142,9 +147,9 @@ class BackwardProduct:
         q = quantize(y, quantizer, free, bounds=bounds, key=own_key(fed, 0, y))
         return replace(lax.optimization_barrier(q), latent=y)
 
-    def _afresh(self, y: jax.Array, dims: Dims, side: int, fed: dict) -> QTensor:
+    def _afresh(self, y: jax.Array, spec: DotSpec, fed: dict) -> QTensor:
         """Quantized along the axes that this product contracts."""
-        contract, _ = _roles(dims, side, y.ndim)
+        contract, _ = roles(spec, y.ndim)
         key = own_key(self._fed(fed), 1, y)
         return fake_quantize_weight(y, Storage(self.operand, contract, ()), self._bounds(fed), key)
 
@@ -167,12 +172,10 @@ class BackwardProduct:
         return self._theirs(fed) if own is None else own
 
 
-@dataclass(frozen=True)
-class _Dims:
-    """A backward product as JAX writes it: the gradient on the left, transposed afterwards."""
-
-    product: Dims
-    order: tuple[int, ...]
+def product_of(scheme: Scheme, name: str) -> BackwardProduct | None:
+    """One backward product of a scheme; None where it stays float."""
+    how = getattr(scheme, name)
+    return how and BackwardProduct(name, how, scheme.weight if name == "dlhs" else scheme.act)
 
 
 @dataclass(frozen=True)
@@ -181,36 +184,37 @@ class _Tangent:
 
     Attributes:
         product: which backward product the transpose is.
+        forms: how products of the primitive are computed.
         spec: the forward product.
         side: which operand of it is the residual.
-        dims: of the backward product.
+        backward: the backward product as JAX writes it, the gradient on the left.
+        order: axes of the tangent, in the order in which that product has them.
         dtype: name of that of the tangent.
-        sharding: of the backward product, where shardings are part of the types.
-        tree: of the residual operand and of what is fed.
+        tree: of the residual operand, of the operands after the two, and of what is fed.
     """
 
     product: BackwardProduct
+    forms: Forms
     spec: DotSpec
     side: int
-    dims: _Dims
+    backward: DotSpec
+    order: tuple[int, ...]
     dtype: str
-    sharding: NamedSharding | None
     tree: Any
 
     def __call__(self, t: jax.Array, *arrays: jax.Array) -> jax.Array:
-        y, fed = jax.tree.unflatten(self.tree, arrays)
+        y, others, fed = jax.tree.unflatten(self.tree, arrays)
         if not isinstance(y, QTensor) and self.product.forward is not None:
-            y = self.product._as_forward(y, self.dims.product, 1, fed)
+            y = self.product._as_forward(y, self.backward, fed)
         y = dequantize(y) if isinstance(y, QTensor) else y
         x, w = (t, y) if self.side == self.spec.weight else (y, t)
-        return float_dot(self.spec, x, w)
+        return self.forms.floats(self.spec, x, w, others)
 
     def transpose(self, g: jax.Array, *arrays: jax.Array) -> jax.Array:
-        y, fed = jax.tree.unflatten(self.tree, arrays)
+        y, others, fed = jax.tree.unflatten(self.tree, arrays)
         self._check(fed)
-        spec = replace(self.spec, dims=self.dims.product, weight=1, sharding=self.sharding)
-        out = self.product.run(spec, g, y, fed)
-        back = sorted(range(out.ndim), key=self.dims.order.__getitem__)
+        out = self.product.run(self.forms.quantized, self.backward, g, y, others, fed)
+        back = sorted(range(out.ndim), key=self.order.__getitem__)
         return lax.transpose(out, back).astype(self.dtype)
 
     def _check(self, fed: dict) -> None:
@@ -244,36 +248,6 @@ def _sharding(t: jax.Array, order: tuple[int, ...]) -> NamedSharding | None:
     return NamedSharding(sharding.mesh, PartitionSpec(*(names[d] for d in order)))
 
 
-def _transposed(dims: Dims, side: int, ndims: tuple[int, int]) -> _Dims:
-    """The product of the gradient with operand ``side`` that gives that of the other operand.
-
-    Args:
-        dims: of the forward product.
-        side: which of its operands is read.
-        ndims: axes of the operand that the gradient is of, and of the one that is read.
-    """
-    contract, batch = dims
-    t_contract, y_contract = contract[1 - side], contract[side]
-    t_batch, y_batch = batch[1 - side], batch[side]
-    t_free = _rest(ndims[0], (*t_contract, *t_batch))
-    y_free = _rest(ndims[1], (*y_contract, *y_batch))
-    first = len(t_batch) + (0 if side == 0 else len(t_free))
-    g_free = tuple(range(first, first + len(y_free)))
-    pairs = sorted(zip(y_contract, t_contract, strict=True))
-    product = (g_free, y_free), (tuple(range(len(t_batch))), y_batch)
-    return _Dims(product, (*t_batch, *t_free, *(t for _, t in pairs)))
-
-
-def _roles(dims: Dims, side: int, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Contracted and free axes of an operand, ascending."""
-    contract, batch = dims
-    return tuple(sorted(contract[side])), _rest(ndim, (*contract[side], *batch[side]))
-
-
-def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
-    return tuple(d for d in range(ndim) if d not in taken)
-
-
 def _blocks(y: Any, quantizer: Quantizer, contract: tuple[int, ...]) -> tuple[int, ...]:
     return block_sizes(y.shape, quantizer.granularity, contract)
 
@@ -283,28 +257,3 @@ def _original(y: Any) -> jax.Array:
     if not isinstance(y, QTensor):
         return y
     return y.dequantize() if y.latent is None else y.latent
-
-
-def _with_scales(g: jax.Array, q: QTensor, spec: DotSpec) -> tuple[jax.Array, Any]:
-    """The scales of ``q`` along contracted axes multiplied into ``g``.
-
-    Where they cannot be, as those of groups of an axis that stays, what q stands for is quantized
-    anew.
-    """
-    side = spec.weight
-    contract, free = _roles(spec.dims, side, q.ndim)
-    if not any(
-        cut == 1 and q.shape[d] > 1 for d, cut in zip(contract, q.cuts(contract), strict=True)
-    ):
-        return g, q
-    plain = q.plain().in_order()
-    if q.zero is not None or any(plain.scale.shape[d] > 1 for d in free) or plain.groups:
-        return g, dequantize(q)
-    g_axes, q_axes = ((*spec.dims[1][k], *spec.dims[0][k]) for k in (1 - side, side))
-    kept = lax.squeeze(plain.scale, free)
-    names = [d for d in range(q.ndim) if d not in free]
-    order = sorted(range(len(g_axes)), key=g_axes.__getitem__)
-    kept = lax.transpose(kept, [names.index(q_axes[k]) for k in order])
-    kept = lax.expand_dims(kept, _rest(g.ndim, g_axes))
-    ones = jnp.ones((1,) * q.ndim, jnp.float32)
-    return g.astype(jnp.float32) * kept, replace(plain, scale=ones)

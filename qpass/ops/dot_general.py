@@ -7,23 +7,25 @@ themselves (`qpass.ops.backward`).
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from qpass.graph.dataflow import QUANTIZED_SCOPE
-from qpass.numerics import QTensor, Quantizer
+from qpass.numerics import QTensor
 from qpass.ops.asked import product, quantized_in_place
-from qpass.ops.dot_spec import DotSpec
+from qpass.ops.dot_spec import DotSpec, Forms
 from qpass.ops.layer import Layer, tensor
 from qpass.ops.sharded import product_of_codes
-from qpass.ops.straight_through import dequantize, straight_through
-from qpass.ops.straight_through import without_clipped as clipped_away
+from qpass.ops.straight_through import (
+    dequantize,
+    straight_through,
+    tangent_of,
+    without_clipped,
+)
 
 
 # Jitted so that products of one shape are traced once, however many layers there are.
@@ -39,17 +41,16 @@ def quantized_dot(spec: DotSpec, x: jax.Array, w: QTensor | Layer, fed: Any = No
         fed: what the site is handed from outside (`qpass.given`); None for nothing.
     """
     given, fed = fed or {}, lax.stop_gradient(fed or {})
-    if spec.act is not None and spec.act.is_masked:
-        x = without_clipped(spec, x, tensor(w), given)
+    x = masked(spec, x, w, given)
     # The latent weight stays the last array: `_jvp` finds its tangent there.
-    arrays, tree = jax.tree.flatten((fed, w))
+    arrays, tree = jax.tree.flatten((fed, (), w))
     return _dot((spec, tree), x, *arrays)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
-    fed, given = jax.tree.unflatten(tree, arrays)
+    fed, _, given = jax.tree.unflatten(tree, arrays)
     w = tensor(given)
     if spec.sharding is not None:
         with jax.named_scope(QUANTIZED_SCOPE):
@@ -59,34 +60,44 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
 
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     out = _dot(static, *primals)
-    return out, product_tangent(static, primals, tangents, out)
+    return out, product_tangent(FORMS, static, primals, tangents, out)
 
 
-def product_tangent(static: tuple, primals: tuple, tangents: tuple, out: jax.Array) -> jax.Array:
-    """The tangent of a product ``out``; the other arguments are those of its derivative rule."""
+def product_tangent(
+    forms: Forms, static: tuple, primals: tuple, tangents: tuple, out: jax.Array
+) -> jax.Array:
+    """The tangent of a product ``out``; the others are those of its derivative rule.
+
+    Args:
+        forms: how products of the primitive are computed.
+        static: the spec, and the tree of what is fed, the operands after these two and the weight.
+        primals: the activation, and the arrays of that tree.
+        tangents: theirs; that of the weight's latent array comes last.
+        out: the product.
+    """
     spec, tree = static
     x, *arrays = primals
-    fed, w = jax.tree.unflatten(tree, arrays)
+    fed, others, w = jax.tree.unflatten(tree, arrays)
     w = tensor(w)
+
+    def by_weight(dx: jax.Array) -> jax.Array:
+        if spec.dlhs:
+            return spec.dlhs.tangent(forms, spec, dx, w, others, fed)
+        return forms.floats(spec, dx, dequantize(w), others)
+
+    def by_activation(dw: jax.Array) -> jax.Array:
+        if spec.drhs:
+            return spec.drhs.tangent(forms, spec, dw, x, others, fed)
+        return forms.floats(spec, seen(spec, x, w, fed), dw, others)
+
     dx, dw = tangents[0], tangents[-1] if w.latent is not None else None
-    terms = []
-    if not isinstance(dx, SymbolicZero):
-        terms.append(
-            spec.dlhs.tangent(spec, dx, w, fed) if spec.dlhs else float_dot(spec, dx, dequantize(w))
-        )
-    if dw is not None and not isinstance(dw, SymbolicZero):
-        terms.append(
-            spec.drhs.tangent(spec, dw, x, fed)
-            if spec.drhs
-            else float_dot(spec, seen(spec, x, w, fed), dw)
-        )
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
+    return tangent_of(out, (dx, by_weight), (dw, by_activation))
 
 
 _dot.defjvp(_jvp, symbolic_zeros=True)
 
 
-def float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
+def float_dot(spec: DotSpec, x: Any, w: Any, others: tuple = ()) -> jax.Array:
     """The product in float: ``x`` for the activation, ``w`` for the weight."""
     lhs, rhs = (w, x) if spec.weight == 0 else (x, w)
     return lax.dot_general(
@@ -99,33 +110,31 @@ def float_dot(spec: DotSpec, x: Any, w: Any) -> jax.Array:
     )
 
 
+def run(spec: DotSpec, x: jax.Array, w: Any, others: tuple, fed: Any) -> jax.Array:
+    """`quantized_dot` as an operation and as one of `Forms`."""
+    return quantized_dot(spec, x, w, fed)
+
+
+FORMS = Forms(float_dot, run)
+
+
 def seen(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
     """``x`` as the forward product saw it: quantized and back, in its own layout."""
-    return x if spec.act is None else straight_through(_as_quantized(_value, spec, x, w, fed), x)
+    if spec.act is None:
+        return x
+    return straight_through(quantized_in_place(spec, x, w, fed).dequantize(), x)
 
 
-def without_clipped(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
-    """``x``, through which no gradient flows where its quantizer clips it.
+def masked(spec: DotSpec, x: jax.Array, w: QTensor | Layer, fed: dict) -> jax.Array:
+    """``x``, through which no gradient flows where a masked quantizer clips it.
 
     A learned range that the site is fed has a gradient, too.
     """
+    if spec.act is None or not spec.act.is_masked:
+        return x
+    q = quantized_in_place(spec, x, tensor(w), lax.stop_gradient(fed))
     features = math.prod(x.shape[d] for d in spec.dims[0][1 - spec.weight])
-    bounds = fed.get("bounds", {}).get("act")
-
-    def kept(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
-        return clipped_away(x, q, quantizer, bounds, features)
-
-    return _as_quantized(kept, spec, x, w, lax.stop_gradient(fed))
-
-
-def _value(x: jax.Array, q: QTensor, quantizer: Quantizer) -> jax.Array:
-    return q.dequantize()
-
-
-def _as_quantized(ask: Callable, spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:
-    """What ``ask(x, q, quantizer)`` says of each element, in the layout of ``x``."""
-    assert spec.act is not None
-    return ask(x, quantized_in_place(spec, x, w, fed), spec.act)
+    return without_clipped(x, q, spec.act, fed.get("bounds", {}).get("act"), features)
 
 
 def sharded_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: dict) -> jax.Array:

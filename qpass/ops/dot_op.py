@@ -6,10 +6,10 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.dimensions import dimensions
 from qpass.graph.sites import Site
 from qpass.numerics import QTensor, Scheme, decoding
-from qpass.ops.asked import product_of
-from qpass.ops.backward import BackwardProduct
+from qpass.ops.asked import outline
+from qpass.ops.backward import product_of
 from qpass.ops.decoded import decoded
-from qpass.ops.dot_general import quantized_dot
+from qpass.ops.dot_general import run
 from qpass.ops.dot_spec import DotSpec
 from qpass.ops.op import Decided, Op, Ran
 from qpass.ops.rows import has_plain_rows
@@ -31,8 +31,8 @@ def dot_spec(decision: Decided, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> D
         precision=eqn.params["precision"],
         kernels=kernels,
         sharding=explicit_sharding(eqn.outvars[0].aval),
-        dlhs=scheme.dlhs and BackwardProduct("dlhs", scheme.dlhs, scheme.weight),
-        drhs=scheme.drhs and BackwardProduct("drhs", scheme.drhs, scheme.act),
+        dlhs=product_of(scheme, "dlhs"),
+        drhs=product_of(scheme, "drhs"),
     )
 
 
@@ -44,15 +44,15 @@ def _why_not_scheme(site: Site, scheme: Scheme) -> str | None:
     return None
 
 
-def _run(spec: DotSpec, x: Any, w: Any, others: tuple, fed: Any) -> Any:
-    return quantized_dot(spec, x, w, fed)
+def _why_not_backward(site: Site, product: str) -> str | None:
+    return None
 
 
 def _ran(spec: DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
     if spec.sharding is not None:
         refused = ((EVERY_KERNEL, "shardings are part of the types here"),)
         return Ran("xla", refused, told=decoded(spec, x, w))
-    product = product_of(spec, x, w)
+    product, _ = outline(spec, x, w)
     picked = select(spec.kernels, platform, product)
     padded = product.batch * product.n * product.k != w.size
     reads = picked.product.table is not None
@@ -62,4 +62,4 @@ def _ran(spec: DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
     return Ran(picked.kernel.name, picked.refused, slow, decoded(spec, x, w, reads))
 
 
-DOT_GENERAL = Op("dot_general", _why_not, _why_not_scheme, dot_spec, _run, _ran)
+DOT_GENERAL = Op("dot_general", _why_not, _why_not_scheme, dot_spec, run, _ran, _why_not_backward)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from qpass.graph._jax import JaxprEqn, Literal, Var, bind
+from qpass.graph._jax import JaxprEqn, Var, bind
 from qpass.graph.regions import Member
+from qpass.graph.rewrite import read
 from qpass.numerics import QTensor
-from qpass.ops.asked import Follow, is_plain, product, product_of
+from qpass.ops.asked import Follow, outline, product
 from qpass.ops.dot_op import dot_spec
 from qpass.ops.dot_spec import DotSpec
 from qpass_kernels import select
@@ -110,7 +111,7 @@ def _one_by_one(
     """Evaluate the equations as they would be without a region."""
     for member, own in zip(members, fed, strict=True):
         eqn = member.eqn
-        operands = [a.val if isinstance(a, Literal) else env[a] for a in eqn.invars]
+        operands = [read(env, atom) for atom in eqn.invars]
         if member.decision is not None:
             results = [operations.contraction(member.decision, eqn, operands, own)]
         else:
@@ -155,9 +156,9 @@ def kernel_of(
     """
     if spec.sharding is not None:
         return "shardings are part of the types here"
-    x = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    if not is_plain(spec, x, w):
+    alone, is_plain = outline(spec, jax.ShapeDtypeStruct(x.shape, x.dtype), w)
+    if not is_plain:
         return ZERO_POINTS
-    whole = replace(product_of(spec, x, w), epilogue=epilogue, out=out)
+    whole = replace(alone, epilogue=epilogue, out=out)
     picked = select(spec.kernels, platform, whole)
     return picked.kernel.name, picked.product.epilogue == epilogue

@@ -15,11 +15,11 @@ from qpass.graph._jax import Literal
 from qpass.graph.regions import Member
 from qpass.numerics import QTensor
 from qpass.ops.asked import Asked, ask
-from qpass.ops.dot_general import product_tangent, without_clipped
+from qpass.ops.dot_general import FORMS, masked, product_tangent
 from qpass.ops.dot_op import dot_spec
 from qpass.ops.dot_spec import DotSpec
 from qpass.ops.joined_matmul import joined_matmul
-from qpass.ops.layer import Layer, tensor
+from qpass.ops.layer import Layer
 from qpass.ops.operations import QTensorOperations
 
 Weight = QTensor | Layer
@@ -57,10 +57,8 @@ def quantized_dots(
         x: float array.
         ws: the weights.
     """
-    first = specs[0]
-    if first.act is not None and first.act.is_masked:
-        x = without_clipped(first, x, tensor(ws[0]), {})
-    flat = [jax.tree.flatten(({}, w)) for w in ws]
+    x = masked(specs[0], x, ws[0], {})
+    flat = [jax.tree.flatten(({}, (), w)) for w in ws]
     static = tuple((spec, tree) for spec, (_, tree) in zip(specs, flat, strict=True))
     return _dots(static, x, *(tuple(arrays) for arrays, _ in flat))
 
@@ -68,7 +66,7 @@ def quantized_dots(
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _dots(static: tuple, x: jax.Array, *weights: tuple) -> list[jax.Array]:
     asked = [
-        ask(spec, x, jax.tree.unflatten(tree, w)[1], {})
+        ask(spec, x, jax.tree.unflatten(tree, w)[2], {})
         for (spec, tree), w in zip(static, weights, strict=True)
     ]
     if len({_left(one) for one in asked}) > 1:
@@ -96,7 +94,7 @@ def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     (x, *weights), (dx, *dweights) = primals, tangents
     outs = _dots(static, *primals)
     each = zip(static, weights, dweights, outs, strict=True)
-    return outs, [product_tangent(s, (x, *w), (dx, *dw), out) for s, w, dw, out in each]
+    return outs, [product_tangent(FORMS, s, (x, *w), (dx, *dw), out) for s, w, dw, out in each]
 
 
 _dots.defjvp(_jvp, symbolic_zeros=True)

@@ -123,15 +123,16 @@ def _gather(eqn: JaxprEqn, operands: Operands) -> QTensor | None:
     along which they start at 0 whatever their index says.
     """
     q, indices = operands
-    if not _is_row_lookup(eqn, q):
+    is_cut = any(axis + q.ndim == 0 for axis, _ in q.groups)
+    if is_cut or not takes_rows(eqn, q.shape):
         return None
-    q = plain_scales(q.in_order())
+    q = plain_scales(q if q.physical_order[0] == 0 else q.in_order())
     # A fill value of NaN means nothing as a code: the scale's NaN alone marks a row out of range.
     codes = stored_as(q.codes, _rows(eqn, stored(q.codes), indices, fill_value=0))
     scale = _rows(eqn, _for_rows(q, q.scale), indices)
     zero = None if q.zero is None else _rows(eqn, _for_rows(q, q.zero), indices, fill_value=0)
     latent = None if q.latent is None else _rows(eqn, q.latent, indices)
-    return replace(q, codes=codes, scale=scale, zero=zero, sums=None, latent=latent, order=())
+    return replace(q, codes=codes, scale=scale, zero=zero, sums=None, latent=latent, order=q.order)
 
 
 def _for_rows(q: QTensor, scale: jax.Array) -> jax.Array:
@@ -139,15 +140,15 @@ def _for_rows(q: QTensor, scale: jax.Array) -> jax.Array:
     return jnp.broadcast_to(scale, (q.shape[0], *scale.shape[1:]))
 
 
-def _is_row_lookup(eqn: JaxprEqn, q: QTensor) -> bool:
+def takes_rows(eqn: JaxprEqn, shape: tuple[int, ...]) -> bool:
+    """Whether a ``gather`` looks up whole rows of a table of that shape along its first axis."""
     numbers: GatherDimensionNumbers = eqn.params["dimension_numbers"]
     collapsed, mapped = tuple(numbers.collapsed_slice_dims), tuple(numbers.start_index_map)
-    n_out, n_row = eqn.outvars[0].aval.ndim, q.ndim - len(collapsed)
-    whole = tuple(eqn.params["slice_sizes"]) == (1, *q.shape[1:])
-    first = (collapsed, mapped) in (((0,), (0,)), ((), tuple(range(q.ndim))))
+    n_out, n_row = eqn.outvars[0].aval.ndim, len(shape) - len(collapsed)
+    whole = tuple(eqn.params["slice_sizes"]) == (1, *shape[1:])
+    first = (collapsed, mapped) in (((0,), (0,)), ((), tuple(range(len(shape)))))
     last = tuple(numbers.offset_dims) == tuple(range(n_out - n_row, n_out))
-    is_cut = any(axis + q.ndim == 0 for axis, _ in q.groups)
-    return whole and first and last and not is_cut and not numbers.operand_batching_dims
+    return whole and first and last and not numbers.operand_batching_dims
 
 
 def _rows(eqn: JaxprEqn, array: jax.Array, indices: jax.Array, **changed: Any) -> jax.Array:

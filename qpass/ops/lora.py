@@ -17,8 +17,8 @@ from jax.nn import initializers
 
 from qpass.errors import RuleError
 from qpass.graph._jax import JaxprEqn, bind
+from qpass.graph.dimensions import dimensions, remaining
 from qpass.ops.asked import own_key
-from qpass.ops.axes_of_product import normalize_dims
 
 type Init = Callable[..., jax.Array]
 type Factors = tuple[jax.Array, jax.Array]
@@ -218,10 +218,10 @@ def low_rank(
             along those that only the other has, and the rank last.
         key: for dropout; None for none.
     """
-    contract, batch = normalize_dims(eqn.params["dimension_numbers"])
+    contract, batch = dimensions(eqn)
     side, lora = decision.weight, decision.lora
     w_contract, w_batch = contract[side], batch[side]
-    free = set(range(eqn.invars[side].aval.ndim)) - {*w_contract, *w_batch}
+    free = remaining(eqn.invars[side].aval.ndim, (*w_contract, *w_batch))
     first, second = reversed(factors) if decision.swapped else factors
     options = {
         "precision": eqn.params["precision"],
@@ -244,7 +244,7 @@ def _without(
     factor: jax.Array, dims: Any
 ) -> tuple[jax.Array, Callable[[Sequence[int]], tuple[int, ...]]]:
     """A factor without these dimensions, and where the others are now."""
-    kept = [d for d in range(factor.ndim) if d not in dims]
+    kept = remaining(factor.ndim, dims)
     return lax.squeeze(factor, tuple(dims)), lambda some: tuple(map(kept.index, some))
 
 

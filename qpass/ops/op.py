@@ -46,6 +46,11 @@ class Ran:
     told: tuple[str, ...] = ()
 
 
+def no_backward(site: Site, product: str) -> str:
+    """For `Op.why_not_backward`: none can."""
+    return f"there is no quantized form of the backward products of {site.op}"
+
+
 @dataclass(frozen=True)
 class Op:
     """How products of one primitive are quantized.
@@ -60,6 +65,8 @@ class Op:
         run: (spec, x, w, others, fed) -> the result. x is the float activation, w the weight as a
             `QTensor` or a layer of one, ``others`` the equation's operands after these two.
         ran: (spec, x, w, platform) -> `Ran`, from shapes and dtypes alone.
+        why_not_backward: (Site, "dlhs" or "drhs") -> why that backward product of a forward one
+            stays float, None where it can be quantized.
     """
 
     name: str
@@ -68,3 +75,4 @@ class Op:
     spec: Callable[[Decided, JaxprEqn, tuple[Kernel, ...]], Any]
     run: Callable[..., Any]
     ran: Callable[..., Ran]
+    why_not_backward: Callable[[Site, str], str | None] = no_backward

@@ -2,7 +2,9 @@
 
 ``ragged_matmul`` computes ``out[i, n] = sum_k lhs[i, k] * rhs[e(i), n, k]`` with scales, rows of an
 expert ``e`` one after another, for every platform by what the table of kernels has for it
-(``Kernel.ragged``).
+(``Kernel.ragged``). As in `qpass.ops.matmul`, the experts may be one layer of a stack, and codes
+with a table come as they are stored: kernels that read them so get them, for all others they are
+decoded here.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from qpass.graph._jax import Primitive, ShapedArray
+from qpass.numerics import QType, dtype_of, from_stored, table_of
 from qpass.ops.by_kernel import run_by_kernel
 from qpass.ops.matmul import layer_at
 from qpass_kernels import Kernel, RaggedProduct, select_ragged
@@ -32,6 +35,7 @@ def ragged_matmul(
     out: Any,
     kernels: tuple[Kernel, ...],
     index: jax.Array | None = None,
+    stored: QType | None = None,
 ) -> jax.Array:
     """Ragged product of quantized operands in the kernels' canonical form.
 
@@ -45,6 +49,8 @@ def ragged_matmul(
         out: dtype of the result.
         kernels: the table to pick from when lowering.
         index: int32 scalar, which layer of the stacks; None where there are none.
+        stored: as of `qpass.ops.matmul.quantized_matmul`: the type of codes that are as they are
+            stored.
 
     Returns:
         ``[M, N]`` in ``out``; rows beyond those of all experts are zero.
@@ -52,17 +58,26 @@ def ragged_matmul(
     rest = tuple(x for x in (lhs_scale, index) if x is not None)
     name = jnp.dtype(out).name
     return ragged_matmul_p.bind(
-        lhs, rhs, rhs_scale, group_sizes, *rest, group=group, out=name, kernels=kernels
+        lhs,
+        rhs,
+        rhs_scale,
+        group_sizes,
+        *rest,
+        group=group,
+        out=name,
+        kernels=kernels,
+        stored=stored,
     )
 
 
-def describe(shapes: Sequence[Any], group: int, out: str) -> RaggedProduct:
+def describe(shapes: Sequence[Any], group: int, out: str, stored: QType | None) -> RaggedProduct:
     """The kernels' description of a product, from its operands (anything with shape and dtype).
 
     Args:
         shapes: lhs, rhs, rhs_scale, group_sizes, for quantized lhs lhs_scale, for stacks the index.
         group: elements of K per scale.
         out: dtype name of the result.
+        stored: the type of codes that kernels do not know.
     """
     lhs, rhs, rhs_scale, *_ = shapes
     lhs_scale, _ = _rest(shapes)
@@ -72,11 +87,12 @@ def describe(shapes: Sequence[Any], group: int, out: str) -> RaggedProduct:
         k=lhs.shape[1],
         experts=rhs.shape[-3],
         lhs=lhs.dtype.name,
-        rhs=rhs.dtype.name,
+        rhs=dtype_of(stored) if stored else rhs.dtype.name,
         out=out,
         group=group,
         lhs_scale="none" if lhs_scale is None else _layout(lhs_scale),
         rhs_scale=_layout(rhs_scale),
+        table=stored and table_of(stored),
     )
 
 
@@ -91,12 +107,13 @@ def _layout(scale: Any) -> Any:
     return "row" if scale.shape[-1] == 1 else "group"
 
 
-def _run(*operands, group, out, kernels, platform):
+def _run(*operands, group, out, kernels, stored, platform):
     lhs, rhs, rhs_scale, sizes, *_ = operands
     scale, index = _rest(operands)
-    product = describe(operands, group, out)
-    picked = select_ragged(kernels, platform, product).ragged
-    if index is not None and picked.skips:
+    picked = select_ragged(kernels, platform, describe(operands, group, out, stored))
+    ragged, product = picked.ragged, picked.product
+    encoded = stored if product.table is None else None
+    if index is not None and ragged.skips and encoded is None:
         # Experts of other layers have no rows: what is not read is not copied either.
         everyone = jnp.zeros((rhs.shape[0] * product.experts,), sizes.dtype)
         sizes = lax.dynamic_update_slice_in_dim(everyone, sizes, index * product.experts, 0)
@@ -104,16 +121,20 @@ def _run(*operands, group, out, kernels, platform):
         product = replace(product, experts=rhs.shape[0])
     elif index is not None:
         rhs, rhs_scale = layer_at(index, rhs), layer_at(index, rhs_scale)
-    return picked.run(product, lhs, scale, rhs, rhs_scale, sizes)
+    if encoded is not None:
+        rhs, unit, _ = from_stored(rhs, encoded, product.k)
+        rhs_scale = rhs_scale if unit == 1 else rhs_scale * unit
+    return ragged.run(product, lhs, scale, rhs, rhs_scale, sizes)
 
 
-def _abstract(*avals: ShapedArray, out: str, **_: Any) -> Any:
+def _abstract(*avals: ShapedArray, out: str, stored: QType | None, **_: Any) -> Any:
     """Shape from the operands; varying axes as the product of one expert would have them."""
 
     def plain(lhs, rhs, rhs_scale, group_sizes, *rest):
         low, high = jnp.bfloat16, jnp.dtype(out)
         if rhs.ndim == 4:
             rhs, rhs_scale = layer_at(rest[-1], rhs), layer_at(rest[-1], rhs_scale)
+        rhs = from_stored(rhs, stored, lhs.shape[1]).codes if stored else rhs
         weight = rhs[0].astype(low) + (rhs_scale[0, :, :1] * group_sizes[0]).astype(low)
         contract = (((1,), (1,)), ((), ()))
         return lax.dot_general(lhs.astype(low), weight, contract, preferred_element_type=high)
@@ -159,7 +180,7 @@ def _beside(array: Any, dim: int | None, size: int) -> Any:
 
 run_by_kernel(
     ragged_matmul_p,
-    ("group", "out", "kernels"),
+    ("group", "out", "kernels", "stored"),
     run=_run,
     abstract=_abstract,
     batch=_batch,

@@ -1,7 +1,6 @@
 """Products where shardings are part of the types (mesh axes of type ``Explicit``)."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
+from qpass.graph.dimensions import remaining
 from qpass.numerics import QTensor, kernel_codes
 from qpass_kernels.reference import sealed
 
@@ -72,7 +72,7 @@ def _along_result(
 ) -> jax.Array:
     """What one operand has for each scale, with the axes and the sharding of the result."""
     contract, batch = dims
-    free = [_rest(q.ndim, (*contract[k], *batch[k])) for k, q in enumerate(pair)]
+    free = [remaining(q.ndim, (*contract[k], *batch[k])) for k, q in enumerate(pair)]
     array = lax.transpose(array, (*batch[side], *free[side], *contract[side]))
     kept = len(batch[side]) + len(free[side])
     array = lax.squeeze(array, range(kept, array.ndim))
@@ -81,7 +81,3 @@ def _along_result(
     names = (*sharding.spec, *[None] * (array.ndim - len(sharding.spec)))
     like = [name if n > 1 else None for name, n in zip(names, array.shape, strict=True)]
     return reshard(array, PartitionSpec(*like))
-
-
-def _rest(ndim: int, taken: Sequence[int]) -> tuple[int, ...]:
-    return tuple(d for d in range(ndim) if d not in taken)

@@ -4,10 +4,13 @@ Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" 
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from qpass.numerics import QTensor, Quantizer
 from qpass.numerics.clipping import in_range
@@ -108,3 +111,15 @@ def _spread(bound: jax.Array, q: QTensor) -> jax.Array:
             wide = jnp.repeat(bound, block, axis)
             bound = lax.slice_in_dim(wide, 0, size, axis=axis)
     return bound
+
+
+def tangent_of(out: jax.Array, *parts: tuple[Any, Callable[[jax.Array], jax.Array]]) -> jax.Array:
+    """The tangent of a product ``out``: the sum of what comes of each operand's tangent.
+
+    Args:
+        out: the product.
+        *parts: tangents, None or symbolic zeros for none, each with what multiplies it by the
+            other operand.
+    """
+    terms = [times(t) for t, times in parts if t is not None and not isinstance(t, SymbolicZero)]
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)

@@ -66,8 +66,30 @@ def encode_weight(
         key: for stochastic rounding.
     """
     quantizer, bounds = whole_range(storage.quantizer, bounds, x.ndim)
+    return _stored(x, replace(storage, quantizer=quantizer), bounds, importance, key)
+
+
+@partial(jax.jit, static_argnames="storage")
+def encode_within(x: jax.Array, storage: Storage, bounds: tuple[jax.Array, jax.Array]) -> QTensor:
+    """A leaf as `encode_weight` stores it, with bounds that were found elsewhere.
+
+    Args:
+        x: the leaf.
+        storage: how.
+        bounds: least and greatest value that codes of each block cover, of the scales' shape.
+    """
+    return _stored(x, storage, bounds)
+
+
+def _stored(
+    x: jax.Array,
+    storage: Storage,
+    bounds: tuple[jax.Array, jax.Array] | None,
+    importance: jax.Array | None = None,
+    key: jax.Array | None = None,
+) -> QTensor:
     contract, separate = storage.contract, storage.separate
-    q = quantize(x, quantizer, contract, separate, True, key, importance, bounds)
+    q = quantize(x, storage.quantizer, contract, separate, True, key, importance, bounds)
     return with_sums(q, contract) if storage.sums else q
 
 

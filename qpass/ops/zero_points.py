@@ -118,7 +118,7 @@ def _by_rows(
     """Zero points by row of ``a``; ``columns [B, 1, N]`` are the column sums of the weight."""
     assert a.zero is not None
     total = sealed(total - sealed(a.zero * columns))
-    total = _without_zeros(total, _unscaled(a), w, sizes)
+    total = without_zeros(total, _unscaled(a), w, sizes)
     return sealed((total * a.scale).astype(out))
 
 
@@ -126,12 +126,40 @@ def _by_groups(total: jax.Array, a: Operand, w: Operand, sizes: Sizes, out: str)
     """Zero points by group of ``a``, or none."""
     if a.zero is not None:
         sums = w.scale * _sums(w.codes, a.zero.shape[2], a.group)
-        total = sealed(total - _outer(a.zero * a.scale, sums))
-    return sealed(_without_zeros(total, a, w, sizes).astype(out))
+        total = sealed(total - outer(a.zero * a.scale, sums))
+    return sealed(without_zeros(total, a, w, sizes).astype(out))
 
 
-def _without_zeros(total: jax.Array, a: Operand, w: Operand, sizes: Sizes) -> jax.Array:
-    """The product minus what the zero points of the weight have added to it."""
+def outer(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``[B, M, G]`` by ``[B, N, G]``, which may have one column for all groups: ``[B, M, N]``."""
+    x, y = sealed(same_groups(x, y))
+    dims = (((2,), (2,)), ((0,), (0,)))
+    return sealed(lax.dot_general(x, y, dims, precision=lax.Precision.HIGHEST))
+
+
+def same_groups(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both with a column for each group, where one may have one for all."""
+    groups = max(x.shape[2], y.shape[2])
+    x, y = (jnp.broadcast_to(v, (*v.shape[:2], groups)) for v in (x, y))
+    return x, y
+
+
+def without_zeros(
+    total: jax.Array,
+    a: Operand,
+    w: Operand,
+    sizes: Sizes,
+    multiply: Callable[[jax.Array, jax.Array], jax.Array] = outer,
+) -> jax.Array:
+    """The product minus what the zero points of the weight have added to it.
+
+    Args:
+        total: the product of its codes.
+        a: the left operand.
+        w: the right one.
+        sizes: of the contracted axes; asked for where a has zero points, too.
+        multiply: sums of rows of a, and zero points of w, to what these add.
+    """
     if w.zero is None:
         return total
     groups = w.zero.shape[2] if a.scale is None else max(w.zero.shape[2], a.scale.shape[2])
@@ -141,7 +169,7 @@ def _without_zeros(total: jax.Array, a: Operand, w: Operand, sizes: Sizes) -> ja
         sums = sums - a.zero * _lengths(sizes, groups, group)
     if a.scale is not None:
         sums = sums * a.scale
-    return sealed(total - _outer(sums, w.zero * w.scale))
+    return sealed(total - multiply(sums, w.zero * w.scale))
 
 
 def _sums(x: jax.Array, groups: int, group: Any) -> jax.Array:
@@ -164,11 +192,3 @@ def _lengths(sizes: Sizes, groups: int, group: Any) -> Any:
     real = np.pad(np.ones(sizes.real, np.float32), tail).ravel()
     starts = range(0, real.size, group)
     return np.add.reduceat(real, starts)
-
-
-def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``[B, M, G]`` by ``[B, N, G]``, which may have one column for all groups: ``[B, M, N]``."""
-    x, y = (jnp.broadcast_to(v, (*v.shape[:2], max(x.shape[2], y.shape[2]))) for v in (x, y))
-    x, y = sealed((x, y))
-    dims = (((2,), (2,)), ((0,), (0,)))
-    return sealed(lax.dot_general(x, y, dims, precision=lax.Precision.HIGHEST))

@@ -1,6 +1,5 @@
 """Adapt: which weights have an adapter of low rank beside them, and at which of their products."""
 
-import warnings
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -8,16 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from qpass.adapters.factors import NotFollowedError, as_factor, follow_steps
-from qpass.errors import RuleError
-from qpass.graph.feeds import enclosing
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
 from qpass.ops.lora import Adapted, Adapter, LoRA
 from qpass.ops.sharded import explicit_sharding
-from qpass.passes.refuse import why_not
-from qpass.passes.weight_axes import weight_axes, weight_dims, weight_operand, why_not_plain
+from qpass.passes.refuse import refuse_beside, why_not
+from qpass.passes.weight_axes import (
+    forward_rule,
+    weight_axes,
+    weight_dims,
+    weight_operand,
+    why_not_plain,
+)
 from qpass.plan import Decision, Plan
-from qpass.suggest import shortened
 
 OWN_RULE = frozenset({"custom_vjp_call", "custom_jvp_call"})
 
@@ -29,46 +31,32 @@ def adapt(plan: Plan) -> Plan:
         RuleError: a site that a rule with ``lora=`` chose cannot take an adapter (a warning where
             the plan is not strict; the site has none then).
     """
-    by_leaf: dict[int, list[Decision]] = {}
-    for decision in plan.decisions:
-        if _lora(plan, decision) is not None:
-            assert decision.site.leaf is not None  # of every forward product
-            by_leaf.setdefault(decision.site.leaf, []).append(decision)
     adapters: dict[int, Adapter] = {}
-    refused: dict[str, str] = {}
+    refused: list[str] = []
     marked: dict[str, Adapted] = {}
-    for leaf, decisions in by_leaf.items():
-        for decision in decisions:
-            found = _adapted(plan, adapters, leaf, decision)
-            if isinstance(found, str):
-                refused[decision.site.id] = found
-            else:
-                marked[decision.site.id] = found
-    _report(plan, refused)
+    for decision in plan.decisions:
+        if _lora(plan, decision) is None:
+            continue
+        found = _adapted(plan, adapters, decision)
+        if isinstance(found, str):
+            refused.append(f"{decision.site.id}: {found}")
+        else:
+            marked[decision.site.id] = found
+    refuse_beside(plan, "lora=", refused)
     plan = replace(plan, adapters=MappingProxyType(adapters))
     return plan.update(lambda d: replace(d, adapter=marked.get(d.site.id)))
 
 
 def _lora(plan: Plan, decision: Decision) -> LoRA | None:
-    return None if decision.rule is None else plan.rules[decision.rule].lora
+    rule = forward_rule(plan, decision)
+    return rule and rule.lora
 
 
-def _report(plan: Plan, refused: dict[str, str]) -> None:
-    if not refused:
-        return
-    listed = shortened((f"{site}: {why}" for site, why in refused.items()), 5, "; ")
-    text = f"Drop lora= where it cannot be, by a rule before it for these products: {listed}."
-    if plan.strict:
-        raise RuleError(text)
-    warnings.warn(text, stacklevel=2)
-
-
-def _adapted(
-    plan: Plan, adapters: dict[int, Adapter], leaf: int, decision: Decision
-) -> Adapted | str:
+def _adapted(plan: Plan, adapters: dict[int, Adapter], decision: Decision) -> Adapted | str:
     """What is added at a site, or why nothing can be; the first site of a leaf says what it is."""
-    site, lora = decision.site, _lora(plan, decision)
+    site, leaf, lora = decision.site, decision.site.leaf, _lora(plan, decision)
     assert lora is not None
+    assert leaf is not None  # of every forward product
     why = why_not_plain(site) or why_not(site) or _why_not_here(plan, site)
     if why:
         return why
@@ -87,9 +75,7 @@ def _adapted(
 def _why_not_here(plan: Plan, site: Site) -> str:
     if site.op != "dot_general":
         return f"adapters stand beside dot_general only, and this is a {site.op}"
-    path, _ = site.key
-    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, path)
-    if any(eqn.primitive.name in OWN_RULE for eqn in around):
+    if any(eqn.primitive.name in OWN_RULE for eqn in plan.around(site)):
         return "it lies in a function with a derivative rule of its own, which knows no adapters"
     if any(other.site.forward == site.id for other in plan.decisions):
         return (

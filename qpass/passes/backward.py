@@ -9,14 +9,14 @@ both places, with the reason at the site or in a note at its forward product.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from qpass.graph.sites import Site
-from qpass.numerics import PerGroup, Quantizer, Scheme
-from qpass.ops.backward import BackwardProduct
+from qpass.graph.dimensions import free_axes
+from qpass.graph.sites import Site, weight_operand
+from qpass.numerics import Scheme
+from qpass.ops.backward import product_of
 from qpass.ops.operations import Quantized
-from qpass.passes.match import weight_operand
-from qpass.passes.refuse import why_not
+from qpass.ops.table import OPS
+from qpass.passes.refuse import why_not, why_not_groups
 from qpass.plan import Decision, Plan
-from qpass.rules.rule import groups_fit
 
 PRODUCTS = ("dlhs", "drhs")
 
@@ -49,36 +49,15 @@ def _fault(site: Site, action: Quantized, name: str) -> str:
     product = product_of(action.scheme, name)
     if product is None:
         return ""
-    if site.op != "dot_general":
-        return f"there is no quantized form of the backward products of {site.op}"
+    reason = OPS[site.op].why_not_backward(site, name)
+    if reason is not None:
+        return reason
     side = action.weight if name == "dlhs" else 1 - action.weight
-    contract, batch = site.eqn.params["dimension_numbers"]
-    aval = site.eqn.invars[side].aval
-    free = [d for d in range(aval.ndim) if d not in contract[side] and d not in batch[side]]
+    shape, free = site.eqn.invars[side].aval.shape, free_axes(site.eqn, side)
     if not free:
         return "outer product: nothing is contracted"
-    return _why_not_groups((product.grad, product.operand), [aval.shape[d] for d in free])
-
-
-def _why_not_groups(pair: tuple[Quantizer, Quantizer], sizes: list) -> str:
-    """Groups are counted when the program is traced, and those of both operands must fit."""
-    grouped = [q for q in pair if q.granularity.group]
-    symbolic = [str(n) for n in sizes if not isinstance(n, int)]
-    if grouped and symbolic:
-        return f"groups along the symbolic size {', '.join(symbolic)}"
-    lengths = [q.granularity.length(sizes[-1]) for q in pair if isinstance(q.granularity, PerGroup)]
-    if len(lengths) == 2 and not groups_fit(*lengths):
-        return (
-            f"groups of {lengths[0]} of the gradient and of {lengths[1]} of the other operand "
-            f"along {sizes[-1]} elements: one must be a multiple of the other"
-        )
-    return ""
-
-
-def product_of(scheme: Scheme, name: str) -> BackwardProduct | None:
-    """One backward product of a scheme; None where it stays float."""
-    how = getattr(scheme, name)
-    return how and BackwardProduct(name, how, scheme.weight if name == "dlhs" else scheme.act)
+    operands = {"gradient": product.grad, "other operand": product.operand}
+    return why_not_groups(operands, [shape[d] for d in free]) or ""
 
 
 def _inherit(decision: Decision, forward: Mapping[str, Decision]) -> Decision:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qpass.graph._jax import Jaxpr
-from qpass.graph.feeds import body_at
 from qpass.graph.regions import TAKEN, Region
 from qpass.graph.unary import Readers
 from qpass.ops.dot_op import dot_spec
@@ -55,7 +54,7 @@ class FuseEpilogues:
                 continue
             path, _ = decision.site.key
             if path not in readers:
-                jaxpr = body_at(plan.program.jaxpr, plan.dataflow.derivatives, path)
+                jaxpr = plan.body(path)
                 readers[path] = jaxpr, Readers.of(jaxpr)
             chain = follow(*readers[path], decision)
             if chain is not None:
@@ -77,8 +76,9 @@ class FuseEpilogues:
 def _is_candidate(decision: Decision) -> bool:
     """Whether it is a product whose kernel might do more: quantized forward, by a kernel."""
     action = decision.action
-    is_forward = action is not None and action.backward is None and not action.afresh
-    return is_forward and decision.site.eqn.primitive.name == "dot_general"
+    if action is None or action.backward is not None or action.afresh or action.smooth:
+        return False
+    return decision.site.eqn.primitive.name == "dot_general"
 
 
 epilogue = FuseEpilogues()

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from qpass.graph._jax import Jaxpr, Literal
-from qpass.graph.feeds import body_at
+from qpass.graph.dimensions import dimensions
 from qpass.graph.regions import Region
-from qpass.ops.axes_of_product import normalize_dims
 from qpass.ops.joined_dot import Joined
 from qpass.ops.operations import Quantized
 from qpass.ops.sharded import explicit_sharding
@@ -49,7 +48,7 @@ def _groups(plan: Plan) -> Iterator[tuple[Any, tuple[int, ...]]]:
             continue
         path, index = decision.site.key
         if path not in origins:
-            origins[path] = _origins(body_at(plan.program.jaxpr, plan.dataflow.derivatives, path))
+            origins[path] = _origins(plan.body(path))
         x = decision.site.eqn.invars[1 - decision.quantized.weight]
         if not isinstance(x, Literal):
             found.setdefault((path, origins[path].get(x, x), kind), []).append(index)
@@ -72,7 +71,7 @@ def _kind(decision: Decision) -> Any:
         return None
     if eqn.primitive.name != "dot_general" or explicit_sharding(eqn.outvars[0].aval) is not None:
         return None
-    contract, batch = normalize_dims(eqn.params["dimension_numbers"])
+    contract, batch = dimensions(eqn)
     x = 1 - action.weight
     return contract[x], batch[x], act, action.scheme.weight, eqn.outvars[0].aval.dtype
 

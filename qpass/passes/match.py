@@ -4,8 +4,7 @@ import warnings
 from dataclasses import replace
 
 from qpass.graph.dataflow import Use
-from qpass.graph.provenance import Origin
-from qpass.graph.sites import Site
+from qpass.graph.sites import Site, weight_operand
 from qpass.graph.trail import Trails
 from qpass.numerics import Quantizer, Scheme
 from qpass.numerics.schemes import Backward
@@ -15,10 +14,13 @@ from qpass.rules import check_matching, match_rules
 
 UNMATCHED = {
     "forward": "no rule fits",
+    "qk": "scores of attention: only a rule with role='qk' takes it",
+    "pv": "values of attention: only a rule with role='pv' takes it",
     "activations": "product of two activations: only a rule with role='activations' takes it",
     "dlhs": "backward product: only a rule with role='dlhs' takes it",
     "drhs": "backward product: only a rule with role='drhs' takes it",
     "weights": "product of two weights: only a rule with role='*' takes it",
+    "lookup": "look-up of rows: only a rule with role='lookup' takes it",
     "constant": "its weight is a constant that the function closes over: pass it as an argument",
     "tangent": "linear in a tangent of a custom_jvp rule: must stay float to be transposable",
 }
@@ -51,11 +53,14 @@ def _decide(plan: Plan, trails: Trails, decision: Decision, rule: int | None) ->
     scheme = plan.rules[rule].scheme
     if scheme is None:
         return replace(decision, rule=rule, reason=f"kept float by rule {rule}")
-    return replace(decision, rule=rule, action=_action(site, scheme))
+    action = replace(_action(site, scheme), smooth=plan.rules[rule].smooth)
+    return replace(decision, rule=rule, action=action)
 
 
 def _action(site: Site, scheme: Scheme) -> Quantized:
     """What the rule's quantizers mean here; a backward product has a cotangent for activation."""
+    if site.role == "lookup":
+        return Quantized(Scheme(scheme.weight), weight_operand(site))
     weight, act = scheme.weight or scheme.act, scheme.act
     if site.role not in ("dlhs", "drhs"):
         products = {name: _product(scheme, name, weight, act) for name in ("dlhs", "drhs")}
@@ -73,19 +78,6 @@ def _product(
     if own is None and scheme.grad is None:
         return None
     return (own or Backward()).or_else(scheme.grad, weight if name == "dlhs" else act)
-
-
-def weight_operand(site: Site) -> int:
-    """The operand that is quantized as the weight.
-
-    The right one where both are activations; the one that is no cotangent in a backward product.
-    """
-    if site.cotangent is not None:
-        return 1 - site.cotangent
-    if site.weight is not None:
-        return site.weight
-    constants = [isinstance(flow, Origin) and flow.leaf < 0 for flow in site.flows]
-    return 0 if constants == [True, False] else 1
 
 
 def _readers(plan: Plan) -> dict[str, list[str]]:

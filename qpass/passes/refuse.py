@@ -1,17 +1,19 @@
 """Refuse: sites that a rule chose but that cannot be quantized stay float, with the reason."""
 
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from qpass.errors import RuleError
 from qpass.graph.sites import Site
-from qpass.numerics import PerGroup
+from qpass.numerics import PerGroup, Quantizer
 from qpass.ops.table import OPS
 from qpass.plan import Decision, Plan
-from qpass.rules.rule import groups_fit
+from qpass.rules.contradictions import groups_fit
 from qpass.suggest import shortened
 
 FLOATS = ("float32", "bfloat16", "float16")
@@ -26,10 +28,35 @@ def refuse(plan: Plan) -> Plan:
     """
     refused = plan.update(lambda decision: _refuse(plan, decision))
     for text in _without_effect(refused):
-        if plan.strict:
-            raise RuleError(text)
-        warnings.warn(text, stacklevel=2)
+        complain(plan, text)
     return refused
+
+
+def complain(plan: Plan, text: str) -> None:
+    """Say what a rule asks for in vain.
+
+    Raises:
+        RuleError: with that text (a warning where the plan is not strict).
+    """
+    if plan.strict:
+        raise RuleError(text)
+    warnings.warn(text, stacklevel=3)
+
+
+def refuse_beside(plan: Plan, option: str, refused: Iterable[str]) -> None:
+    """Say at which products nothing can be beside the weight.
+
+    Args:
+        plan: the plan.
+        option: of the rules, what asks for it.
+        refused: these products, each with the reason.
+
+    Raises:
+        RuleError: there are any (a warning where the plan is not strict).
+    """
+    if listed := shortened(refused, 5, "; "):
+        text = f"Drop {option} where it cannot be, by a rule before it for these products"
+        complain(plan, f"{text}: {listed}.")
 
 
 def _refuse(plan: Plan, decision: Decision) -> Decision:
@@ -47,6 +74,8 @@ def why_not(site: Site) -> str | None:
         return f"no quantized form of {site.op}"
     if site.role == "tangent":
         return "a product that is linear in a tangent stays float: quantized, it has no transpose"
+    if site.role == "lookup":
+        return OPS[site.op].why_not(site)
     return _why_not_dtype(site) or _why_not_shape(site) or OPS[site.op].why_not(site)
 
 
@@ -70,34 +99,33 @@ def _why_not_shape(site: Site) -> str | None:
 
 
 def _why_not_scheme(decision: Decision) -> str | None:
-    """Groups are counted when the program is traced, which takes the size that they cut."""
     site, scheme = decision.site, decision.quantized.scheme
     if scheme.weight is None:
         return "neither operand is a weight, and the rule gives no act= or grad="
-    grouped = [q for q in (scheme.weight, scheme.act) if q and q.granularity.group]
-    symbolic = [site.lhs_shape[d] for d in site.contract[0]]
-    symbolic = [str(n) for n in symbolic if not isinstance(n, int)]
-    if grouped and symbolic:
-        return f"groups along the symbolic size {', '.join(symbolic)}"
-    clash = _why_not_groups(decision) if len(grouped) == 2 else None
+    sizes = [site.lhs_shape[d] for d in site.contract[0]]
+    clash = why_not_groups({"weight": scheme.weight, "activation": scheme.act}, sizes)
     return clash or OPS[site.op].why_not_scheme(site, scheme)
 
 
-def _why_not_groups(decision: Decision) -> str | None:
-    """Groups whose number is given have a size only now, which may not fit the other operand's."""
-    site, scheme = decision.site, decision.quantized.scheme
-    n = site.lhs_shape[site.contract[0][-1]]
-    sizes = [
-        q.granularity.length(n)
-        for q in (scheme.weight, scheme.act)
-        if q and isinstance(q.granularity, PerGroup)
-    ]
-    if len(sizes) < 2 or groups_fit(*sizes):
+def why_not_groups(operands: Mapping[str, Quantizer | None], sizes: Sequence[Any]) -> str | None:
+    """Why two operands cannot have these groups; None when they can.
+
+    Groups are counted when the program is traced, which takes the size that they cut, and where
+    their number is given they have a size only now.
+
+    Args:
+        operands: quantizers by what the operand is called.
+        sizes: of the contracted axes; groups lie along the last.
+    """
+    known = {name: q.granularity for name, q in operands.items() if q}
+    symbolic = [str(n) for n in sizes if not isinstance(n, int)]
+    if symbolic and any(granularity.group for granularity in known.values()):
+        return f"groups along the symbolic size {', '.join(symbolic)}"
+    cut = {name: g.length(sizes[-1]) for name, g in known.items() if isinstance(g, PerGroup)}
+    if len(cut) < 2 or groups_fit(*cut.values()):
         return None
-    return (
-        f"groups of {sizes[0]} of the weight and of {sizes[1]} of the activation along {n} "
-        "elements: one must be a multiple of the other"
-    )
+    told = " and ".join(f"of {length} of the {name}" for name, length in cut.items())
+    return f"groups {told} along {sizes[-1]} elements: one must be a multiple of the other"
 
 
 def _why_not_rule(plan: Plan, site: Site) -> str | None:

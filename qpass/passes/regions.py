@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from qpass.graph.feeds import body_at
 from qpass.graph.regions import Region, admit
 from qpass.plan import Decision, Plan
 
@@ -23,7 +22,7 @@ def with_regions(
     proposed = [region for region in proposed if own.isdisjoint(region.keys)]
     regions = plan.regions
     for path in dict.fromkeys(region.path for region in proposed):
-        jaxpr = body_at(plan.program.jaxpr, plan.dataflow.derivatives, path)
+        jaxpr = plan.body(path)
         kept = [region for region in regions if region.path == path]
         here = [region for region in proposed if region.path == path]
         taken, others = admit(jaxpr, kept, here)

@@ -1,16 +1,13 @@
 """Sparsify: which weights are masked, and along which axis their neighbours lie."""
 
-import warnings
 from dataclasses import replace
 from types import MappingProxyType
 
-from qpass.errors import RuleError
 from qpass.graph.sites import Site
 from qpass.numerics.sparsity import NM, Masked
-from qpass.passes.refuse import why_not
-from qpass.passes.weight_axes import weight_axes, why_not_plain
+from qpass.passes.refuse import refuse_beside, why_not
+from qpass.passes.weight_axes import forward_rule, weight_axes, why_not_plain
 from qpass.plan import Decision, Plan
-from qpass.suggest import shortened
 
 
 def sparsify(plan: Plan) -> Plan:
@@ -32,23 +29,14 @@ def sparsify(plan: Plan) -> Plan:
             found = f"another product of {found.path} is {masked[leaf]}, this one {found}"
         if isinstance(found, str):
             refused[leaf] = f"{decision.site.id}: {found}"
-    _report(plan, refused)
+    refuse_beside(plan, "sparsity=", refused.values())
     kept = {leaf: found for leaf, found in masked.items() if leaf not in refused}
     return replace(plan, masked=MappingProxyType(kept))
 
 
 def _sparsity(plan: Plan, decision: Decision) -> NM | None:
-    return None if decision.rule is None else plan.rules[decision.rule].sparsity
-
-
-def _report(plan: Plan, refused: dict[int, str]) -> None:
-    if not refused:
-        return
-    listed = shortened(refused.values(), 5, "; ")
-    text = f"Drop sparsity= where it cannot be, by a rule before it for these products: {listed}."
-    if plan.strict:
-        raise RuleError(text)
-    warnings.warn(text, stacklevel=2)
+    rule = forward_rule(plan, decision)
+    return rule and rule.sparsity
 
 
 def _masked(plan: Plan, leaf: int, site: Site, sparsity: NM) -> Masked | str:

@@ -52,7 +52,9 @@ def store(plan: Plan) -> Plan:
     verdicts = {leaf: _verdict(plan, leaf, group, kept) for leaf, group in by_leaf.items()}
     storage = {leaf: v for leaf, v in verdicts.items() if isinstance(v, Storage)}
     refused = {leaf: v for leaf, v in verdicts.items() if isinstance(v, Unstored)}
-    found = (*plan.findings, *findings(plan, refused))
+    of_products = {d.site.leaf for d in plan.decisions if d.action and d.site.role != "lookup"}
+    by_call = {leaf: unstored for leaf, unstored in refused.items() if leaf in of_products}
+    found = (*plan.findings, *findings(plan, by_call))
     marked = replace(plan, storage=MappingProxyType(storage), findings=found)
     return marked.update(lambda decision: _mark(plan, decision, refused))
 
@@ -69,6 +71,9 @@ def _mark(plan: Plan, decision: Decision, refused: dict[int, Unstored]) -> Decis
         return decision
     if leaf not in refused:
         return replace(decision, stored=True)
+    if decision.site.role == "lookup":
+        reason = f"its table stays float: {refused[leaf].reason}"
+        return replace(decision, action=None, reason=reason, advice=refused[leaf].way_out)
     notes = (*decision.notes, note(plan, leaf, refused[leaf]))
     return replace(decision, notes=notes, advice=refused[leaf].way_out)
 
@@ -142,12 +147,13 @@ def _other_use(
     kept: Mapping[Key, Decision],
 ) -> Unstored | None:
     """A read of the leaf that needs its float value."""
-    products = {d.site.key for d in decisions}
+    products = {d.site.key for d in decisions if d.site.role != "lookup"}
     for use in plan.dataflow.uses.get(leaf, ()):
         if use.key in products:
             continue
-        if use.op != "gather" or _gather_lost(plan, leaf, use, storage):
-            reader = kept.get(use.key) if use.key is not None else None
+        reader = kept.get(use.key) if use.key is not None else None
+        is_kept = reader is not None and reader.rule is not None
+        if use.op != "gather" or is_kept or _gather_lost(plan, leaf, use, storage):
             return kept_by_product(reader, storage) if reader else read_as_float(use, storage)
     return None
 
@@ -161,7 +167,7 @@ def _gather_lost(plan: Plan, leaf: int, use: Use, storage: Storage) -> bool:
 def _lost_on_the_way(plan: Plan, leaf: int, origin: Origin, storage: Storage) -> str | None:
     """The first layout step that the quantized leaf cannot follow; None when all can."""
     per_channel = storage.quantizer.granularity == PerChannel()
-    if per_channel and all(_is_safe(step) for step in origin.steps):
+    if not origin.steps or (per_channel and all(_is_safe(step) for step in origin.steps)):
         return None
     aval = plan.program.jaxpr.invars[leaf].aval
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qpass.graph.dimensions import dimensions, remaining
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
+from qpass.plan import Decision, Plan
+from qpass.rules import Rule
 
 MIXED = "a reshape before it makes one axis of what is summed over and of what is not"
 
@@ -39,9 +42,9 @@ def weight_operand(site: Site) -> int:
 def weight_dims(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Contracted, free and batch dimensions of the operand that is the weight."""
     side = weight_operand(site)
-    contract, batch = (tuple(part[side]) for part in site.eqn.params["dimension_numbers"])
-    ndim = site.eqn.invars[side].aval.ndim
-    return contract, tuple(set(range(ndim)) - {*contract, *batch}), batch
+    contract, batch = (part[side] for part in dimensions(site.eqn))
+    free = remaining(site.eqn.invars[side].aval.ndim, (*contract, *batch))
+    return contract, free, batch
 
 
 def weight_axes(site: Site) -> WeightAxes:
@@ -58,3 +61,13 @@ def weight_axes(site: Site) -> WeightAxes:
 def why_not_plain(site: Site) -> str:
     """Why nothing can be beside the weight of this product; "" for a plain one."""
     return "" if site.op == "dot_general" else f"it is a {site.op}, no plain product"
+
+
+def forward_rule(plan: Plan, decision: Decision) -> Rule | None:
+    """The rule of a forward product, which may ask for something beside its weight.
+
+    None of other products: a backward one has the rule of its forward product for gradients alone.
+    """
+    if decision.rule is None or decision.site.role != "forward":
+        return None
+    return plan.rules[decision.rule]

@@ -47,7 +47,7 @@ def check_matching(
     warnings = tuple(
         explain(given, index, sites, readers)
         for index, ids in enumerate(matching.matched)
-        if not ids
+        if not ids and not given[index].cache
     )
     if strict and warnings:
         raise RuleError("\n".join(warnings))
@@ -66,7 +66,8 @@ def explain(
 
 def _reason(rule: Rule, sites: Sequence[SiteLike], text: str, readers: Readers) -> str:
     if not sites:
-        return "This program has no product at all."
+        told = (elsewhere(selector, readers) for selector in rule.selectors())
+        return " ".join(filter(None, ("This program has no product at all.", *told)))
     # `where` may rely on the other selectors, so it is never asked alone.
     selectors = [s for s in rule.selectors() if s.field != "where"]
     fitting = [(s, _fitting([s], sites, text)) for s in selectors]

@@ -29,4 +29,6 @@ def _read(by: Iterable[str]) -> str:
     names = list(dict.fromkeys(by))
     if not names:
         return "is read by nothing"
-    return f"is read by {shortened(names, SHOWN)}"
+    is_table = all(name.startswith("gather") for name in names)
+    way = " (a rule with role='lookup' stores it)" if is_table else ""
+    return f"is read by {shortened(names, SHOWN)}{way}"

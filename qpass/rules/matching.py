@@ -55,7 +55,10 @@ def match_rules(rules: Rule | Iterable[Rule], sites: Sequence[SiteLike]) -> Matc
     """
     given = as_rules(rules)
     fits = [
-        [fits_all(rule.selectors(), site, rule_text(given, index)) for site in sites]
+        [
+            not rule.cache and fits_all(rule.selectors(), site, rule_text(given, index))
+            for site in sites
+        ]
         for index, rule in enumerate(given)
     ]
     chosen = tuple(_first(row[column] for row in fits) for column in range(len(sites)))

@@ -2,17 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 from qpass.errors import QPassError, RuleError
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
-from qpass.numerics.ranges import AbsMax, PowerOfTwo
 from qpass.numerics.schemes import Backward, Scheme, as_quantizer
 from qpass.numerics.sparsity import NM
 from qpass.ops.lora import LoRA
+from qpass.rules.contradictions import (
+    BESIDE,
+    CACHE,
+    OPERANDS,
+    PRODUCTS,
+    WORDS,
+    check_decision,
+    given_products,
+)
 from qpass.rules.selectors import (
     Selector,
     Where,
@@ -36,10 +43,6 @@ _TEXT_SELECTORS: dict[str, Callable[[tuple[str, ...]], Selector]] = {
     "op": op_selector,
     "role": role_selector,
 }
-_OPERANDS = ("weight", "act", "grad")
-_PRODUCTS = ("dlhs", "drhs")
-_BACKWARD = frozenset(_PRODUCTS)
-_BESIDE = ("lora", "sparsity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +57,13 @@ class Rule:
             output; "..." is any number of dimensions.
         op: "dot_general" (also "einsum", "matmul"), "ragged_dot", "conv", "scaled_dot".
         where: function of the site that says whether it fits.
-        role: "forward" (what a rule without `role` means: activation by weight), "activations"
-            (neither operand is a weight, as in attention), "dlhs", "drhs" (products of a backward
-            pass inside the function: gradient of the activation, of the weight),
+        role: "forward" (what a rule without `role` means: activation by weight), "qk",
+            "pv" (of attention: queries by keys, probabilities by values), "activations" (these and
+            all other products of two activations), "dlhs", "drhs" (products of a backward pass
+            inside the function: gradient of the activation, of the weight),
             "weights" (both operands are weights), "constant" (the weight is not an argument of the
-            function), "tangent" (linear part of a custom_jvp rule), or "*" for all.
+            function), "tangent" (linear part of a custom_jvp rule), "*" for all of these, or
+            "lookup" (rows of the weight are gathered).
 
     Decision, either `keep` or at least one quantizer:
         weight, act, grad: quantizer of the weight, of the activation, of the gradient that comes
@@ -67,11 +72,21 @@ class Rule:
             products of a forward product are quantized too, by which the gradient of the activation
             (``dlhs``) and of the weight (``drhs``) are computed. In a rule whose `role` is backward
             products, `act` counts for `grad` where that is not given.
+        kv: quantizer of keys or values in products of attention; `act` is then that of queries or
+            probabilities, float without it. Where `kv` is not given, `act` is that of both.
+        smooth: take the mean over positions off the keys (`role="qk"`) before they are quantized,
+            and add its product, in float, to the result.
         dlhs, drhs: how one backward product differs from what `grad` says: a quantizer of the
             gradient, or a `qpass.Backward`. Without `grad`, the other one stays float.
         lora: a `qpass.LoRA`, an adapter of low rank beside the weight; alone or with quantizers.
         sparsity: a `qpass.NM`, which elements of the weight are zero; alone or with quantizers.
         keep: leave these contractions in float.
+
+    Of a cache, an input that is updated and given back, instead of both:
+        cache: glob over its path, with or without the name of its argument.
+        store: quantizer of what is written into it: "int8", "int4 g32", "fp8_e4m3".
+        per: what has a scale of its own: "token" (each token, of each head), or the axes of the
+            cache that have one for each index. `docs/cache.md`.
 
     name: what messages and plans call the rule.
 
@@ -88,11 +103,16 @@ class Rule:
     role: Texts = None
     weight: QuantizerLike = None
     act: QuantizerLike = None
+    kv: QuantizerLike = None
     grad: QuantizerLike = None
     dlhs: BackwardLike = None
     drhs: BackwardLike = None
     lora: LoRA | None = None
     sparsity: NM | None = None
+    cache: Texts = None
+    store: QuantizerLike = None
+    per: str | Sequence[int] | None = None
+    smooth: bool = False
     keep: bool = False
     name: str | None = None
 
@@ -102,7 +122,7 @@ class Rule:
             for field, value in _normal_values(self).items():
                 object.__setattr__(self, field, value)
             self.selectors()
-            _check_decision(self)
+            check_decision(self)
         except QPassError as error:
             text = self.describe()
             raise type(error)(f"{error} The rule: {text}" if text else str(error)) from None
@@ -121,16 +141,16 @@ class Rule:
 
     @property
     def scheme(self) -> Scheme | None:
-        """Quantizers of the operands, as given; None for a rule that keeps, or gives none."""
-        quantizers = [getattr(self, operand) for operand in (*_OPERANDS, *_PRODUCTS)]
+        """Quantizers of the operands, `kv` as the weight's; None where the rule gives none."""
+        fields: tuple[str, ...] = ("weight" if self.weight else "kv", "act", "grad", *PRODUCTS)
+        quantizers = [getattr(self, field) for field in fields]
         return Scheme(*quantizers) if any(quantizers) else None
 
     def in_dialect(self, dialect: Dialect) -> "Rule":
         """Return this rule with that dialect for quantizers that name none of their own."""
-        given = {f: q for f in _OPERANDS if isinstance(q := getattr(self, f), Quantizer)}
+        given = {f: q for f in (*OPERANDS, "store") if isinstance(q := getattr(self, f), Quantizer)}
         spoken = {f: _spoken(q, dialect) for f, q in given.items()}
-        products = {f: p for f in _PRODUCTS if isinstance(p := getattr(self, f), Backward)}
-        for field, product in products.items():
+        for field, product in given_products(self).items():
             grad, operand = (_spoken(q, dialect) for q in product.quantizers)
             spoken[field] = replace(product, grad=grad, operand=operand)
         return replace(self, **spoken)
@@ -139,9 +159,10 @@ class Rule:
         """Return a short text, such as "path=**/mlp/** weight=int4 g128"."""
         name = f"{self.name}: " if self.name else ""
         selectors = ("path", "scope", "einsum", "op", "where", "role")
-        fields = (*selectors, *_OPERANDS, *_PRODUCTS, *_BESIDE)
+        fields = (*selectors, *OPERANDS, *PRODUCTS, *BESIDE, *CACHE)
         shown = [f"{f}={_shown(getattr(self, f))}" for f in fields if getattr(self, f) is not None]
-        return name + " ".join([*shown, *(["keep"] if self.keep else [])])
+        words = [word for word in WORDS if getattr(self, word)]
+        return name + " ".join([*shown, *words])
 
     def _roles(self) -> tuple[str, ...]:
         return _texts(self.role) or ("forward",)
@@ -165,12 +186,13 @@ def _shown(value: Any) -> str:
 
 
 def _check_kinds(rule: Rule) -> None:
-    for field in _TEXT_SELECTORS:
+    for field in (*_TEXT_SELECTORS, "cache"):
         _check_texts(field, getattr(rule, field))
     if rule.where is not None and not callable(rule.where):
         raise RuleError(f"Give where= a function of a site; got {rule.where!r}.")
-    if not isinstance(rule.keep, bool):
-        raise RuleError(f"Give keep=True or leave it out; got {rule.keep!r}.")
+    for word in WORDS:
+        if not isinstance(getattr(rule, word), bool):
+            raise RuleError(f"Give {word}=True or leave it out; got {getattr(rule, word)!r}.")
     if rule.lora is not None and not isinstance(rule.lora, LoRA):
         raise RuleError(f"Give lora= as qpass.LoRA(rank=8, alpha=16.0); got {rule.lora!r}.")
     if rule.sparsity is not None and not isinstance(rule.sparsity, NM):
@@ -191,108 +213,12 @@ def _check_texts(field: str, value: object) -> None:
 
 def _normal_values(rule: Rule) -> Mapping[str, object]:
     """Return fields in the form that is kept: quantizers, and tuples for lists."""
-    lists = {f: tuple(v) for f in _TEXT_SELECTORS if isinstance(v := getattr(rule, f), list)}
-    given = {f: v for f in _OPERANDS if (v := getattr(rule, f)) is not None}
-    products = {f: v for f in _PRODUCTS if (v := getattr(rule, f)) is not None}
+    texts = (*_TEXT_SELECTORS, "cache", "per")
+    lists = {f: tuple(v) for f in texts if isinstance(v := getattr(rule, f), list)}
+    given = {f: v for f in (*OPERANDS, "store") if (v := getattr(rule, f)) is not None}
+    products = {f: v for f in PRODUCTS if (v := getattr(rule, f)) is not None}
     return (
         lists
         | {field: as_quantizer(value) for field, value in given.items()}
         | {f: v if isinstance(v, Backward) else Backward(v) for f, v in products.items()}
     )
-
-
-def _check_decision(rule: Rule) -> None:
-    fields = (*_OPERANDS, *_PRODUCTS, *_BESIDE)
-    decided = [field for field in fields if getattr(rule, field) is not None]
-    if rule.keep and decided:
-        raise RuleError(f"Drop keep=True or {decided[0]}=: a rule keeps float or quantizes.")
-    if not rule.keep and not decided:
-        raise RuleError("Decide something: give weight=, act=, grad= or keep=True.")
-    beside = [field for field in _BESIDE if getattr(rule, field) is not None]
-    if beside and rule.roles != {"forward"}:
-        raise RuleError(
-            f"Drop role= or {beside[0]}=: what lies beside a weight belongs to forward products."
-        )
-    if rule.act and not rule.weight and "forward" in rule.roles:
-        raise RuleError(
-            "Give weight= beside act=: no product takes a quantized activation and a float weight. "
-            "For products of two activations write role='activations'."
-        )
-    if rule.weight and rule.roles == {"activations"}:
-        raise RuleError("Give act= alone: in role='activations' no operand is a weight.")
-    if rule.weight and not (rule.act or rule.grad) and rule.roles == {"drhs"}:
-        raise RuleError("Give act= and grad=, or one of them for both: role='drhs' has no weight.")
-    _check_backward(rule)
-    _check_groups(rule)
-    _check_static(rule)
-
-
-def _check_backward(rule: Rule) -> None:
-    products = {f: p for f in _PRODUCTS if isinstance(p := getattr(rule, f), Backward)}
-    for field, product in products.items():
-        if rule.roles <= _BACKWARD:
-            raise RuleError(
-                f"Drop {field}=: it is for rules about forward products; a rule with "
-                f"role={field!r} takes that product itself."
-            )
-        if product.grad is None and rule.grad is None:
-            raise RuleError(f"Give {field}= a quantizer of the gradient, as {field}='fp8_e5m2'.")
-    backward = rule.grad is not None or products
-    if backward and not (rule.weight or rule.act) and not rule.roles & _BACKWARD:
-        raise RuleError(
-            "Give weight= or act= beside grad=: where the forward product is float, so are its "
-            "backward products."
-        )
-
-
-def _check_groups(rule: Rule) -> None:
-    weight, act = _group(rule.weight), _group(rule.act)
-    if weight and act and not groups_fit(weight, act):
-        raise RuleError(
-            f"Give weight= and act= the same group size, or one that the other is a multiple of: "
-            f"the sums are cut where both scales are constant; weight has groups of {weight}, "
-            f"act groups of {act}."
-        )
-
-
-def groups_fit(one: int | Fraction, other: int | Fraction) -> bool:
-    """Whether every group of one size ends where a group of the other does.
-
-    A size given as one over the number of groups says so only with the length of the axis; taken
-    to fit a size that is a number.
-    """
-    if (one < 1) != (other < 1):
-        return True
-    larger, smaller = max(one, other), min(one, other)
-    return larger % smaller == 0
-
-
-def _group(quantizer: QuantizerLike) -> int | Fraction | None:
-    return quantizer.granularity.group if isinstance(quantizer, Quantizer) else None
-
-
-def _check_static(rule: Rule) -> None:
-    """A captured range is one for a whole activation."""
-    given = {operand: getattr(rule, operand) for operand in _OPERANDS}
-    for field in _PRODUCTS:
-        if isinstance(product := getattr(rule, field), Backward):
-            given |= {f"{field} grad": product.grad, f"{field} operand": product.operand}
-    static = {
-        name: q
-        for name, q in given.items()
-        if isinstance(q, Quantizer) and q.is_static and not q.delayed_range
-    }
-    learned = [n for n, q in given.items() if isinstance(q, Quantizer) and q.is_learned]
-    if any(name != "weight" and (name != "act" or name not in static) for name in learned):
-        raise RuleError(
-            "Give lsq to weight=, or to act= as 'int8 lsq static': a learned range is one that the "
-            "operand has before the product runs."
-        )
-    if "weight" in static:
-        raise RuleError("Drop static from weight=: the range of a weight is that of its values.")
-    for name, quantizer in static.items():
-        if quantizer.granularity.group or quantizer.range not in (AbsMax(), PowerOfTwo()):
-            raise RuleError(
-                f"Give {name}= static without groups, blocks or a range: all of a static operand "
-                f"has one range, that which was captured; got {quantizer}."
-            )

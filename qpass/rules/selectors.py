@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from qpass.errors import RuleError
@@ -16,8 +17,11 @@ OP_ALIASES = {
     "ragged_dot": "ragged_dot_general",
     "conv": "conv_general_dilated",
 }
-ROLES = ("forward", "activations", "dlhs", "drhs", "weights", "constant", "tangent")
-ANY_ROLE = "*"
+ATTENTION = ("qk", "pv")
+PRODUCTS = ("forward", *ATTENTION, "activations", "dlhs", "drhs", "weights", "constant", "tangent")
+ROLES = (*PRODUCTS, "lookup")
+# What stands for several roles.
+WIDER = MappingProxyType({"activations": ("activations", *ATTENTION), "*": PRODUCTS})
 
 
 class SiteLike(Protocol):
@@ -132,9 +136,9 @@ def op_selector(texts: tuple[str, ...]) -> Selector:
 
 
 def role_selector(texts: tuple[str, ...]) -> Selector:
-    """Ask for the role of the product; "*" is any."""
+    """Ask for the role; "*" is that of any product."""
     roles = role_names(texts)
-    return Selector("role", texts, lambda site: ANY_ROLE in texts or site.role in roles)
+    return Selector("role", texts, lambda site: site.role in roles)
 
 
 def where_selector(where: Where) -> Selector:
@@ -163,10 +167,10 @@ def role_names(texts: tuple[str, ...]) -> frozenset[str]:
         RuleError: no role is called so; the error gives the nearest ones.
     """
     for text in texts:
-        if text not in (*ROLES, ANY_ROLE):
-            hint = did_you_mean(text, (*ROLES, ANY_ROLE))
+        if text not in (*ROLES, *WIDER):
+            hint = did_you_mean(text, (*ROLES, *WIDER))
             raise RuleError(f"Name a role of a product; {text!r} is none: {hint}")
-    return frozenset(ROLES if ANY_ROLE in texts else texts)
+    return frozenset(role for text in texts for role in WIDER.get(text, (text,)))
 
 
 def _is_einsum(text: str, site: SiteLike) -> bool:

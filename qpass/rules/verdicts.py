@@ -39,6 +39,7 @@ def verdicts(rules: Sequence[Rule], site: SiteLike) -> tuple[Verdict, ...]:
     return tuple(
         Verdict(index, rule.describe(), tuple(_failed(rule, site, rule_text(rules, index))))
         for index, rule in enumerate(rules)
+        if not rule.cache
     )
 
 

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -44,8 +43,7 @@ def value_and_grad(
     position = _position(q) if argnums is None else argnums
     plain = functools.partial(_differentiated, q.fn, position, has_aux)
     functools.update_wrapper(plain, q.fn, updated=())
-    options = replace(q.options, params=q.options.params)
-    return Transformed(plain, options, q.given)
+    return Transformed(plain, q.options, q.given)
 
 
 def _differentiated(

@@ -10,7 +10,7 @@ class Row:
     Attributes:
         id: stable name of the site, as `layers/mlp/up/dot_general.0`.
         op: primitive, as `dot_general`.
-        equation: canonical einsum equation, as `BTD,DF->BTF`.
+        equation: canonical einsum equation, as `BTD,DF->BTF`; of a convolution its axes and sizes.
         role: `forward`, `dlhs`, `drhs` or what else the site says it is.
         lhs: type of the left operand, as `f32[1,512,576]`.
         rhs: type of the right operand.

@@ -16,6 +16,9 @@ class Itself:
     def is_wrapped(self, value: Any) -> bool:
         return False
 
+    def is_state(self, value: Any) -> bool:
+        return False
+
     def unwrap(self, value: Any) -> Any:
         return value
 

@@ -41,8 +41,8 @@ LAYER = [
     ("Net/layers/attn/query/dot_general.0", "forward", "params/layers/attn/query/kernel"),
     ("Net/layers/attn/key/dot_general.0", "forward", "params/layers/attn/key/kernel"),
     ("Net/layers/attn/value/dot_general.0", "forward", "params/layers/attn/value/kernel"),
-    ("Net/layers/attn/dot_general.0", "activations", ""),
-    ("Net/layers/attn/dot_general.1", "activations", ""),
+    ("Net/layers/attn/dot_general.0", "qk", ""),
+    ("Net/layers/attn/dot_general.1", "pv", ""),
     ("Net/layers/attn/out/dot_general.0", "forward", "params/layers/attn/out/kernel"),
     ("Net/layers/up/dot_general.0", "forward", "params/layers/up/kernel"),
     ("Net/layers/down/dot_general.0", "forward", "params/layers/down/kernel"),
@@ -78,8 +78,9 @@ def test_linen_gradient(linen):
     assert roles["Net/layers/up"] == ["forward", "forward", "drhs", "dlhs"]
     assert roles["Net/layers/down"] == ["forward", "drhs", "dlhs"]
     assert roles["Net/embed.attend"] == ["forward", "drhs", "dlhs"]
-    # Two products of activations, run twice; then two gradients of each.
-    assert roles["Net/layers/attn"] == ["activations"] * 4 + ["drhs", "dlhs"] * 2
+    # The two products of attention, run twice; then two gradients of each.
+    backward = ["dlhs", "drhs", "drhs", "dlhs"]  # einsum has the values on the left
+    assert roles["Net/layers/attn"] == ["qk", "pv"] * 2 + backward
     assert all(bool(site.forward) == (site.role in ("dlhs", "drhs")) for site in sites[:9])
     firsts = {site.id for site in sites[:9]}
     assert {site.forward for site in sites[9:]} == firsts
@@ -89,7 +90,8 @@ def test_linen_gradient(linen):
         ("dlhs", True),
         ("dlhs", False),
         ("drhs", False),
-        ("activations", False),
+        ("qk", False),
+        ("pv", False),
     }
 
 
@@ -132,7 +134,8 @@ def test_nnx_split_and_merge():
                 path = f"{prefix}/{name}"
                 rows.append((f"{path}/dot_general.0", "forward", f"{path}/kernel"))
             else:
-                rows.append((f"dot_product_attention/dot_general.{first}", "activations", ""))
+                role = ("qk", "pv")[first % 2]
+                rows.append((f"dot_product_attention/dot_general.{first}", role, ""))
                 first += 1
         return rows
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qpass.numerics.range_hqq import Hqq
 from qpass.numerics.range_search import Mse, Snr, WeightedMse
 from qpass.numerics.ranges import AbsMax, AbsMean, Fixed, Percentile, PowerOfTwo, Rms
 from tests.numerics import oracle
@@ -23,6 +24,7 @@ METHODS = (
     Mse(),
     WeightedMse(),
     Snr(),
+    Hqq(8),
     PowerOfTwo(Mse(6)),
 )
 TINY, LARGEST = np.finfo(np.float32).tiny, np.finfo(np.float32).max
@@ -105,7 +107,10 @@ def test_a_fixed_range_does_not_look_at_the_block():
     assert (hi == 4).all()
 
 
-STATISTICS = (AbsMax(0.9), Rms(3), AbsMean(2), Percentile(90), Mse(8), WeightedMse(8), Snr())
+STATISTICS = (
+    *(AbsMax(0.9), Rms(3), AbsMean(2), Percentile(90), Mse(8)),
+    *(WeightedMse(8), Snr(), Hqq(8)),
+)
 
 
 def test_bounds_have_the_same_bits_in_every_program():

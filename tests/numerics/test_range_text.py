@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpass.errors import RuleError
+from qpass.numerics.range_hqq import Hqq
 from qpass.numerics.range_search import Mse, Snr, WeightedMse
 from qpass.numerics.range_text import METHODS, WORDS, as_range, read_range
 from qpass.numerics.ranges import AbsMax, AbsMean, Fixed, Percentile, PowerOfTwo, Rms
@@ -22,6 +23,8 @@ TEXTS = {
     "mse,20,0.2": Mse(20, 0.2),
     "wmse": WeightedMse(),
     "wmse,40": WeightedMse(40),
+    "hqq": Hqq(),
+    "hqq,40": Hqq(40),
     "snr": Snr(),
     "snr,1,0.5": Snr((1, 0.5)),
     "pow2": PowerOfTwo(),
@@ -40,6 +43,7 @@ RANGES = st.one_of(
     st.builds(lambda lo, hi: Fixed(-lo, hi), SIZES | st.just(0), SIZES),
     st.builds(Mse, st.integers(1, 1000), SHARES),
     st.builds(WeightedMse, st.integers(1, 1000), SHARES),
+    st.builds(Hqq, st.integers(1, 1000)),
     st.builds(Snr, st.lists(SIZES, min_size=1).map(tuple)),
 )
 

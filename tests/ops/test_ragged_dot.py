@@ -65,6 +65,19 @@ def test_each_expert_is_a_plain_product_of_its_rows(name):
         np.testing.assert_allclose(got, want, rtol=close, atol=close * abs(want).max())
 
 
+@pytest.mark.parametrize("name", ["zero points", "table"])
+def test_experts_are_not_decoded_as_a_whole(name):
+    """Neither those with zero points nor, beside float rows, those with a table."""
+    params, x = arrays()
+    sizes = jnp.array(SIZES["even"], jnp.int32)
+    q = qpass.transform(experts, RULES[name])
+    stored = q.quantize(params, x, sizes)
+    text = jax.jit(q).lower(stored, x, sizes).as_text()
+    assert f"tensor<{E}x{N}x{K}xf32>" not in text
+    (row,) = q.plan(params, x, sizes).rows
+    assert not any("turned into float32" in note for note in row.notes)
+
+
 @pytest.mark.parametrize(
     ("weight", "scales"), [("int8 tensor", (1, 1, 1)), ("int8 axis0", (E, 1, 1))]
 )

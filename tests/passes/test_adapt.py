@@ -130,3 +130,10 @@ def test_two_rules_for_one_weight_are_named():
     with pytest.raises(RuleError, match="another rule gives w another adapter, lora r2"):
         plan(fn, W, X, rules=rules)
     assert np.all([d.adapter is not None for d in plan(fn, W, X).decisions])
+
+
+def test_a_function_that_quantizes_its_own_gradients_is_refused_by_its_forward_product():
+    loss = lambda p, x: jnp.sum(jnp.sin(matmul(p, x)))  # noqa: E731
+    rule = qpass.Rule(weight="int8", grad="int8", lora=LORA)
+    with pytest.raises(RuleError, match=r"Drop lora= .*the function differentiates it itself"):
+        qpass.value_and_grad(qpass.transform(loss, rule)).plan(W, X)

@@ -82,3 +82,10 @@ def test_rules_that_contradict_themselves_are_refused():
         qpass.Rule(sparsity=qpass.NM(2, 4), keep=True)
     with pytest.raises(RuleError, match=r"Give sparsity= as qpass\.NM"):
         qpass.Rule(sparsity="2:4")
+
+
+def test_backward_products_inside_do_not_mask_along_axes_of_their_own():
+    rule = qpass.Rule(weight="int8", grad="int8", sparsity=qpass.NM(2, 4))
+    loss = lambda p, x: jnp.sum(jnp.sin(x @ p["w"]))  # noqa: E731
+    shown = qpass.value_and_grad(qpass.transform(loss, rule)).plan(W, X)
+    assert [masked.axis for masked in shown.masked.values()] == [0]

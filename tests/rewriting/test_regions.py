@@ -11,7 +11,7 @@ from jax import lax
 import qpass
 from qpass.graph._jax import Literal
 from qpass.graph.rebuild import REBUILD
-from qpass.graph.regions import CYCLE, EFFECTS, TAKEN, Region, admit, border, schedule
+from qpass.graph.regions import CYCLE, EFFECTS, TAKEN, Region, admit, read_by, schedule
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.text import to_text
 from tests.fuzz.identity import Itself
@@ -57,11 +57,9 @@ def test_a_region_waits_for_the_operands_of_all_its_equations():
     assert names(jaxpr, order) == ["mul", "dot_general+dot_general", "tanh"]
 
 
-def test_what_crosses_the_border():
+def test_what_comes_from_outside():
     jaxpr = traced(chain, W, X)
-    found = border(jaxpr, (0, 1))
-    assert found.inputs == (jaxpr.invars[3], jaxpr.invars[0])
-    assert found.outputs == tuple(jaxpr.eqns[1].outvars)
+    assert read_by(jaxpr, (0, 1)) == (jaxpr.invars[3], jaxpr.invars[0])
 
 
 def test_equations_with_another_between_them_are_refused():

@@ -1,6 +1,6 @@
 """Transforming costs at most twice what tracing the float function does, and one second."""
 
-import statistics
+import gc
 import time
 
 import jax
@@ -65,10 +65,15 @@ MODELS = {
 
 
 def seconds(run):
+    """The time of this process, as the machine may be shared, less what other tests left behind."""
     jax.clear_caches()
-    start = time.process_time()  # of this process: the machine may be shared
+    gc.collect()
+    gc.disable()  # each collection would walk through all that lives in the process
+    start = time.process_time()
     run()
-    return time.process_time() - start
+    spent = time.process_time() - start
+    gc.enable()
+    return spent
 
 
 @pytest.mark.parametrize("rules", [INT8, qpass.Rule(path="**", weight=qpass.int4.grouped(8))])
@@ -81,4 +86,4 @@ def test_trace_plan_and_rewrite(name, rules):
         q = qpass.transform(fn, rules)
         quantized.append(seconds(lambda q=q: jax.eval_shape(q, params, X)))
     assert len(q.plan(params, X).decisions) == 9 * (1 if name == "scanned" else LAYERS)
-    assert statistics.median(quantized) <= 2 * statistics.median(floats) + 1
+    assert min(quantized) <= 2 * min(floats) + 1  # what a neighbour does only adds

@@ -51,7 +51,7 @@ CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 def test_the_tables_of_the_page_are_found():
     assert len(SITES) == 9
-    assert len(TAKES) == 22
+    assert len(TAKES) == 23
     assert len(ERRORS) == 7
     assert len(CODE) == 3
 

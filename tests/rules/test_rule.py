@@ -54,12 +54,18 @@ def test_fields_are_given_by_name_only():
     [
         (None, {"forward"}),
         ("drhs", {"drhs"}),
-        (("forward", "activations"), {"forward", "activations"}),
-        ("*", set(ROLES)),
+        (("forward", "activations"), {"forward", "activations", "qk", "pv"}),
+        ("qk", {"qk"}),
+        ("*", set(ROLES) - {"lookup"}),
     ],
 )
 def test_roles(role, roles):
-    assert Rule(role=role, weight=None if role == "drhs" else "int8", grad="int8").roles == roles
+    assert (
+        Rule(
+            role=role, weight=None if role in ("drhs", "qk") else "int8", act="int8", grad="int8"
+        ).roles
+        == roles
+    )
 
 
 @pytest.mark.parametrize(
