@@ -32,9 +32,15 @@ BOUND = 0.03
 
 # What rows of the plan say where a product stays float.
 OF_ACTIVATIONS = "product of two activations: only a rule with role='activations' takes it"
+SCORES = "scores of attention: only a rule with role='qk' takes it"
+VALUES = "values of attention: only a rule with role='pv' takes it"
 ROUTER = "router: top_k picks from its result. A rule that fits only routers takes it"
 APPROXIMATE_ROUTER = ROUTER.replace("top_k", "approx_top_k")
-CONVOLUTION = "no quantized form of conv_general_dilated"
+
+
+def attention(layers: int) -> dict[str, int]:
+    """The products of attention that stay float, by reason."""
+    return {SCORES: layers, VALUES: layers}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +147,15 @@ class ModelTests:
         assert {row.weight for row in rows if row.quantized} == model.weights
         assert all(row.scheme == "int8 x int8" for row in rows if row.quantized)
         assert Counter(row.reason for row in rows if not row.quantized) == Counter(model.left)
+
+    def test_folds_change_nothing(self, model: Model) -> None:
+        """Each product of a weight has a fold that was tried out, or a reason."""
+        folds = model.quantized.folds(model.params, *model.inputs)
+        told = [site for f in (*folds, *folds.refusals) for site in f.sites]
+        rows = [row for row in model.plan.rows if row.role == "forward" and not row.forward]
+        assert sorted(told) == sorted(row.id for row in rows if "dot" in row.op)
+        assert all(refusal.reason for refusal in folds.refusals)
+        assert folds.error <= 1e-6
 
     def test_int8_logits_are_near_float(self, model: Model, models_page: Callable) -> None:
         wanted = jax.eval_shape(model.fn, model.params, *model.inputs)

@@ -16,13 +16,12 @@ import qpass
 from tests.helpers import qtensor_paths
 from tests.models.checks import (
     BOUND,
-    CONVOLUTION,
     INT8,
     MARKS,
-    OF_ACTIVATIONS,
     ROUTER,
     Model,
     ModelTests,
+    attention,
     relative,
 )
 from tests.ops.test_bit_exact import assert_same_bits
@@ -75,22 +74,29 @@ def vit(**options: Any) -> Any:
     )
 
 
+IN_CONVNEXT = ("dwconv", "pwconv1", "pwconv2")
 IN_BLOCKS = ("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2")
 VIT_WEIGHTS = {
     "head/weight",
+    "patch_embed/proj/weight",
     *(f"blocks/0/blocks/{i}/{name}/weight" for i in range(LAYERS) for name in IN_BLOCKS),
 }
 
 
 def vision_transformer() -> Model:
-    left = {CONVOLUTION: 1, OF_ACTIVATIONS: 2 * LAYERS}
     return equinox_model(
-        "equimo", "VisionTransformer", vit(), classify, (images(16),), VIT_WEIGHTS, left
+        "equimo",
+        "VisionTransformer",
+        vit(),
+        classify,
+        (images(16),),
+        VIT_WEIGHTS,
+        attention(LAYERS),
     )
 
 
 def convnext() -> Model:
-    """All convolutions, pointwise ones too: in the plan, and left."""
+    """All convolutions but the head, pointwise and depthwise ones."""
     from equimo.vision.models.convnext import ConvNeXt
 
     # LayerScale starts at 1e-6, which hides every block; 1 is what it grows to in training.
@@ -101,8 +107,10 @@ def convnext() -> Model:
         num_classes=CLASSES,
         key=jax.random.key(0),
     )
-    inputs, left = (images(32),), {CONVOLUTION: 16}
-    return equinox_model("equimo", "ConvNeXt", network, classify, inputs, {"head/weight"}, left)
+    blocks = {f"blocks/{i}/blocks/0/{name}/weight" for i in range(4) for name in IN_CONVNEXT}
+    downsample = {f"blocks/{i}/downsample/conv/weight" for i in range(4)}
+    weights = {"head/weight", *blocks, *downsample}
+    return equinox_model("equimo", "ConvNeXt", network, classify, (images(32),), weights, {})
 
 
 def decoder(**options: Any) -> Any:
@@ -141,7 +149,7 @@ def zoo_model(name: str, network: Any, in_layers: tuple[str, ...], head: str, le
 
 def qwen3_tied() -> Model:
     mlp = ("mlp/gate_proj", "mlp/up_proj", "mlp/down_proj")
-    left = {OF_ACTIVATIONS: 2 * LAYERS}
+    left = attention(LAYERS)
     network = decoder(tie_word_embeddings=True)
     return zoo_model("Qwen3, tied", network, mlp, "model/embed_tokens/weight", left)
 
@@ -156,7 +164,7 @@ def qwen3_moe() -> Model:
         moe_layers=tuple(range(LAYERS)),
     )
     experts = tuple(f"mlp/experts/{name}_proj" for name in ("gate", "up", "down"))
-    left = {OF_ACTIVATIONS: 2 * LAYERS, ROUTER: LAYERS}
+    left = {**attention(LAYERS), ROUTER: LAYERS}
     return zoo_model("Qwen3 MoE", network, experts, "lm_head/weight", left)
 
 
@@ -273,7 +281,8 @@ def test_rules_name_the_module_s_own_paths():
     schemes = {row.weight: row.scheme for row in rows if row.weight in VIT_WEIGHTS}
     last = {f"blocks/0/blocks/1/mlp/fc{k}/weight" for k in (1, 2)}
     assert {w for w, scheme in schemes.items() if scheme.startswith("int4")} == last
-    assert {w for w, scheme in schemes.items() if not scheme} == {"head/weight"}
+    kept, unnamed = "head/weight", "patch_embed/proj/weight"
+    assert {w for w, scheme in schemes.items() if not scheme} == {kept, unnamed}
 
 
 def test_a_decoder_with_a_cache():

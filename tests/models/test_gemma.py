@@ -18,6 +18,7 @@ from tests.models.checks import (
     Model,
     ModelTests,
     at_width,
+    attention,
     filled,
 )
 
@@ -99,7 +100,7 @@ def gemma3() -> Model:
     )
     network = library("_transformer").Transformer(config=config, dtype=jnp.float32)
     weights = in_layers(*ATTENTION, *MLP) | {EMBEDDING}
-    return linen_model("Gemma 3", network, weights, {OF_ACTIVATIONS: 2 * LAYERS})
+    return linen_model("Gemma 3", network, weights, attention(LAYERS))
 
 
 def gemma3n() -> Model:
@@ -129,7 +130,7 @@ def gemma3n() -> Model:
     streams = ("altup_projection", "altup_unembed_projection")
     weights |= {f"params/{name}_{i}/{name}_{i}" for name in streams for i in range(3)}
     weights |= {EMBEDDING}
-    left = {OF_ACTIVATIONS: (2 + 2) * LAYERS + SCALED}
+    left = {**attention(LAYERS), OF_ACTIVATIONS: 2 * LAYERS + SCALED}
     model = linen_model("Gemma 3n", network, weights, left)
     opened = (jax.tree_util.tree_map_with_path(_open_norm, p) for p in (model.params, model.drawn))
     return replace(model, **dict(zip(("params", "drawn"), opened, strict=True)))
@@ -154,7 +155,7 @@ def gemma4(**options: Any) -> Any:
 
 def gemma4_dense() -> Model:
     weights = in_layers(*ATTENTION, *MLP, *PER_LAYER) | {EMBEDDING}
-    left = {OF_ACTIVATIONS: 2 * LAYERS + SCALED}
+    left = {**attention(LAYERS), OF_ACTIVATIONS: SCALED}
     return linen_model("Gemma 4", gemma4(per_layer_input_dim=16), weights, left)
 
 
@@ -163,7 +164,7 @@ def gemma4_moe() -> Model:
     dense = ("mlp2/gating_einsum", "mlp2/linear")
     experts = ("mlp/gating_einsum/w", "mlp/linear/w")
     weights = in_layers(*ATTENTION, *dense, *experts) | {EMBEDDING}
-    left = {OF_ACTIVATIONS: 3 * LAYERS, APPROXIMATE_ROUTER: LAYERS}
+    left = {**attention(LAYERS), OF_ACTIVATIONS: LAYERS, APPROXIMATE_ROUTER: LAYERS}
     return linen_model("Gemma 4 MoE", gemma4(enable_moe=True, **options), weights, left)
 
 
@@ -173,3 +174,14 @@ MODELS = [gemma3, gemma3n, gemma4_dense, gemma4_moe]
 @pytest.mark.parametrize("model", MODELS, indirect=True, ids=lambda build: build.__name__)
 class TestGemma(ModelTests):
     pass
+
+
+def test_folds_find_the_norms_before_products():
+    """Gemma has norms after each block as well, and their gains are `1 + scale`."""
+    model = gemma3()
+    folds = model.quantized.folds(model.params, *model.inputs)
+    readers = {"attn/kv_einsum/w": "pre_attention_norm", "mlp/gating_einsum": "pre_ffw_norm"}
+    for weight, norm in readers.items():
+        for layer in (f"params/layer_{k}" for k in range(LAYERS)):
+            (fold,) = [f for f in folds if f"{layer}/{weight}" in f.weights]
+            assert fold.absorbed_by == (f"{layer}/{norm}/scale",)

@@ -16,6 +16,7 @@ from tests.models.checks import (
     OF_ACTIVATIONS,
     Model,
     ModelTests,
+    attention,
     relative,
 )
 from tests.ops.test_bit_exact import assert_same_bits
@@ -68,7 +69,7 @@ def tracr() -> Model:
 
     net = hk.without_apply_rng(hk.transform(transformer))
     params = jax.jit(net.init)(jax.random.key(0), tokens())
-    left = {OF_ACTIVATIONS: 2 * LAYERS}
+    left = attention(LAYERS)
     return Model(
         "tracr-pypi", "Transformer", net.apply, params, (tokens(),), frozenset(TRACR_WEIGHTS), left
     )
@@ -154,7 +155,7 @@ def evoformer() -> Model:
     # Run once: optimizing the initialisers would take three times as long as compiling them.
     init = jax.jit(net.init, compiler_options={"xla_backend_optimization_level": 0})
     params = with_gates(init(jax.random.key(0), *inputs))
-    weights, left = frozenset(EVOFORMER_WEIGHTS), {OF_ACTIVATIONS: 12}
+    weights, left = frozenset(EVOFORMER_WEIGHTS), {**attention(4), OF_ACTIVATIONS: 4}
     return Model("alphafold-colabfold", "Evoformer", net.apply, params, inputs, weights, left)
 
 

@@ -22,6 +22,7 @@ from tests.models.checks import (
     Model,
     ModelTests,
     at_width,
+    attention,
     filled,
     relative,
 )
@@ -70,7 +71,7 @@ ATTENTION = tuple(f"attn/{name}_proj/w" for name in "qkvo")
 MLP = tuple(f"mlp/{name}_proj/kernel" for name in ("gate", "up", "down"))
 GEMMA = ("attn/attn_vec_einsum/w", "attn/q_einsum/w", "attn/kv_einsum/w", *MLP)
 EMBEDDING = "embedder/input_embedding"
-IN_ATTENTION = {OF_ACTIVATIONS: 2 * LAYERS}
+IN_ATTENTION = attention(LAYERS)
 
 
 def qwen3(**options: Any) -> Any:
@@ -88,7 +89,7 @@ def qwen3_moe() -> Model:
     """Each expert is a slice of one parameter; dispatch and return are products of activations."""
     experts = tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
     weights = in_layers(*ATTENTION, *experts) | {"lm_head/w"}
-    left = {OF_ACTIVATIONS: 4 * LAYERS, ROUTER: LAYERS}
+    left = {**attention(LAYERS), OF_ACTIVATIONS: 2 * LAYERS, ROUTER: LAYERS}
     return nnx_model("Qwen3 MoE", qwen3(num_experts=4, num_experts_per_tok=2), weights, left)
 
 
@@ -121,7 +122,7 @@ def gemma4(**options: Any) -> Any:
 def gemma4_dense() -> Model:
     """It multiplies the weight of one projection by a number before use: a new value to qpass."""
     weights = in_layers(*GEMMA, "per_layer_input_gate/w", "per_layer_projection/w") | {EMBEDDING}
-    left = {OF_ACTIVATIONS: 2 * LAYERS + 1}
+    left = {**attention(LAYERS), OF_ACTIVATIONS: 1}
     return nnx_model("Gemma 4", gemma4(per_layer_input_dim=16), weights, left)
 
 
@@ -129,7 +130,7 @@ def gemma4_moe() -> Model:
     options = {"num_experts": 4, "num_experts_per_tok": 2, "expert_dim": 32}
     model = gemma4(enable_moe=True, **options)
     weights = in_layers(*GEMMA, "moe/gating_einsum", "moe/linear") | {EMBEDDING}
-    left = {OF_ACTIVATIONS: 3 * LAYERS, APPROXIMATE_ROUTER: LAYERS}
+    left = {**attention(LAYERS), OF_ACTIVATIONS: LAYERS, APPROXIMATE_ROUTER: LAYERS}
     return nnx_model("Gemma 4 MoE", model, weights, left)
 
 

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from qpass_bench.costs import calls, on_disk, peak
 from qpass_bench.running import memory
 from qpass_bench.running.machine import details
+from qpass_bench.running.terminal import drawn
 
 SCHEMA = "qpass-overhead/1"
 Report = Mapping[str, Any]
@@ -63,16 +62,7 @@ def tables(report: Report) -> Iterable[tuple[Cells, Sequence[Cells]]]:
 
 def shown(report: Report) -> RenderableType:
     """The tables for a terminal."""
-    return Group(*(_drawn(head, rows) for head, rows in tables(report)))
-
-
-def _drawn(head: Cells, rows: Sequence[Cells]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return Group(*(drawn(head, rows) for head, rows in tables(report)))
 
 
 def _program(row: Report) -> Cells:

@@ -11,9 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +20,7 @@ import jax.numpy as jnp
 
 import qpass
 from qpass.quantize import tree_nbytes
-from qpass_bench.running.memory import forget, held
+from qpass_bench.running.memory import alone, forget, held
 
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 """With this, glibc gives every array back to the system when it is freed."""
@@ -63,12 +60,9 @@ def cases(width: int = 4096) -> list[Model]:
 
 def measure(model: Model) -> dict[str, Any]:
     """Run the model in a process of its own."""
-    words = [sys.executable, "-m", "qpass_bench.costs.peak", json.dumps(asdict(model))]
     more = MAPPED if model.mapped else {}
-    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment = {**os.environ, **paths, **more, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    return {**asdict(model), **json.loads(done.stdout)}
+    words = "qpass_bench.costs.peak", json.dumps(asdict(model))
+    return asdict(model) | alone(*words, JAX_PLATFORMS="cpu", **more)
 
 
 def forward(params: list[jax.Array], x: jax.Array) -> jax.Array:

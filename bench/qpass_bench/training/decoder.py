@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+type Feed = Callable[[jax.Array, Any], jax.Array]
+"""What a layer adds after attention: normed ``f32[B, T, W]`` and its weights to the same."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,13 @@ class Sizes:
     remat: bool = False
 
 
-def init(sizes: Sizes, key: jax.Array) -> dict[str, Any]:
-    """Random parameters, float32."""
+def init(
+    sizes: Sizes, key: jax.Array, feed: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Any]:
+    """Random parameters, float32; ``feed`` holds the shapes of what `logits` is given to feed."""
     w, v = sizes.width, sizes.vocabulary
-    layer = {"qkv": (w, 3 * w), "out": (w, w), "up": (w, 4 * w), "down": (4 * w, w)}
+    feed = {"up": (w, 4 * w), "down": (4 * w, w)} if feed is None else feed
+    layer = {"qkv": (w, 3 * w), "out": (w, w), **feed}
     keys = iter(jax.random.split(key, len(layer) + 3))
 
     def draw(shape: tuple[int, ...]) -> jax.Array:
@@ -40,9 +47,14 @@ def init(sizes: Sizes, key: jax.Array) -> dict[str, Any]:
     }
 
 
-def logits(sizes: Sizes, params: Any, tokens: jax.Array) -> jax.Array:
+def dense(x: jax.Array, w: Any) -> jax.Array:
+    """Two dense layers."""
+    return jax.nn.gelu(x @ w["up"]) @ w["down"]
+
+
+def logits(sizes: Sizes, params: Any, tokens: jax.Array, feed: Feed = dense) -> jax.Array:
     """``i32[B, T] -> f32[B, T, V]``: what comes after each token."""
-    step = partial(_layer, sizes)
+    step = partial(_layer, sizes, feed)
     if sizes.remat:
         step = jax.checkpoint(step)
     start = params["embed"][tokens] + params["positions"][: tokens.shape[1]]
@@ -50,21 +62,21 @@ def logits(sizes: Sizes, params: Any, tokens: jax.Array) -> jax.Array:
     return _norm(x) @ params["head"]
 
 
-def loss(sizes: Sizes, params: Any, windows: jax.Array) -> jax.Array:
+def loss(sizes: Sizes, params: Any, windows: jax.Array, feed: Feed = dense) -> jax.Array:
     """Mean over all bytes of ``u8[B, T + 1]`` but the first: nats that each comes as a surprise."""
     tokens = windows.astype(jnp.int32)
-    likely = jax.nn.log_softmax(logits(sizes, params, tokens[:, :-1]))
+    likely = jax.nn.log_softmax(logits(sizes, params, tokens[:, :-1], feed))
     return -jnp.mean(jnp.take_along_axis(likely, tokens[:, 1:, None], -1))
 
 
-def _layer(sizes: Sizes, x: jax.Array, w: Any) -> tuple[jax.Array, None]:
+def _layer(sizes: Sizes, feed: Feed, x: jax.Array, w: Any) -> tuple[jax.Array, None]:
     q, k, v = jnp.split(_norm(x) @ w["qkv"], 3, -1)
     split = (*x.shape[:2], sizes.heads, sizes.width // sizes.heads)
     mixed = jax.nn.dot_product_attention(
         q.reshape(split), k.reshape(split), v.reshape(split), is_causal=True
     )
     x = x + mixed.reshape(x.shape) @ w["out"]
-    return x + jax.nn.gelu(_norm(x) @ w["up"]) @ w["down"], None
+    return x + feed(_norm(x), w), None
 
 
 def _norm(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from qpass_bench.training.trainer import Run, Trainer
 SCHEMA = "qpass-train-demo/1"
 POINTS = 30
 """Of a curve, each the mean of some steps."""
-QUICK = {"letters": 10, "digits": 30}
-"""Steps of a quick run."""
+QUICK = (10, 30)
+"""Steps of a quick run, by task."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def load(options: Options) -> tuple[Task, ...]:
     made = tasks.letters(cache=options.cache), tasks.digits(cache=options.cache)
     if not options.quick:
         return made
-    return tuple(replace(t, steps=n) for t, n in zip(made, QUICK.values(), strict=True))
+    return tuple(replace(t, steps=n) for t, n in zip(made, QUICK, strict=True))
 
 
 def run(
@@ -153,7 +153,7 @@ def thinned(curve: Sequence[float]) -> list[list[float]]:
     return [[at + len(part), round(statistics.mean(part), 5)] for at, part in parts]
 
 
-def missed(report: dict[str, Any]) -> list[str]:
+def missed(report: Mapping[str, Any]) -> list[str]:
     """What is further from float than its recipe allows, in words."""
     found = []
     for task in report["tasks"]:

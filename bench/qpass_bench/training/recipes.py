@@ -20,6 +20,7 @@ class Recipe:
         gradients: how far gradients may be from float ones: mean |difference| / mean |float|.
         delayed: whether scales come from earlier steps, as state.
         converts: whether weights are stored quantized in the end, before they are judged.
+        op: which products the rule is for, as of `qpass.Rule`; None: all.
     """
 
     name: str
@@ -28,11 +29,12 @@ class Recipe:
     gradients: float | None = None
     delayed: bool = False
     converts: bool = False
+    op: str | None = None
 
     def rules(self, path: str) -> tuple[qpass.Rule, ...]:
         """Rules that quantize the products with weights of a path, and leave all others."""
         given: Any = self.quantizers
-        return (qpass.Rule(path=path, **given), qpass.Rule(path="**", keep=True))
+        return (qpass.Rule(path=path, op=self.op, **given), qpass.Rule(path="**", keep=True))
 
 
 FLOAT = Recipe("float")

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,12 +115,7 @@ def measured(case: str, name: str) -> int | None:
     """Bytes that a process held at most during some steps, more than before; None: nobody tells."""
     if not memory.supported():
         return None
-    words = [sys.executable, "-m", "qpass_bench.training.speed", case, name]
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        words, env={**os.environ, **path}, capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return memory.alone("qpass_bench.training.speed", case, name)
 
 
 def most(case: str, name: str) -> int:

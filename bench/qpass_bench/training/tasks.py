@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from qpass_bench.training import classifier, data, decoder
+from qpass_bench.training import classifier, data, decoder, mixture
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,27 @@ def letters(
         "decoder",
         partial(decoder.init, sizes),
         partial(decoder.loss, sizes),
+        "layers/*",
+        data.letters(sizes.length, held_out, cache),
+        steps,
+        batch,
+        rate=2e-3,
+    )
+
+
+def experts(
+    sizes: mixture.Sizes | None = None,
+    steps: int = 150,
+    batch: int = 4,
+    held_out: int = 64,
+    cache: Path | None = None,
+) -> Task:
+    """A decoder with a mixture of experts in each layer that guesses the next letter of a book."""
+    sizes = sizes or mixture.Sizes()
+    return Task(
+        "mixture of experts",
+        partial(mixture.init, sizes),
+        partial(mixture.loss, sizes),
         "layers/*",
         data.letters(sizes.length, held_out, cache),
         steps,

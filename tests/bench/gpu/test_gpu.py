@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from qpass_bench.gpu import decoder, exactness, run
-from qpass_bench.gpu.cases import CASES
+from qpass_bench.gpu.cases import CASES, experts, product
 from qpass_bench.gpu.products import time_case
+from qpass_bench.gpu.ways import ragged_operands
 from qpass_kernels import REFERENCE, XLA, Kernel
 from qpass_kernels.tuning import Method
 
@@ -50,7 +52,7 @@ def asked(**changes):
 def test_the_whole_report():
     report = run.run(asked(), say=lambda text: None)
     assert run.wrong(report) == []
-    assert len(report["checks"]) == 4  # two products, two kernels
+    assert len(report["checks"]) == 5  # two products by two kernels, one of experts by one
     (case,) = report["products"]
     assert [row["kernel"] for row in case["rows"]] == ["XLA bfloat16", "xla"]
     assert all(row["seconds"] > 0 for row in case["rows"])
@@ -58,7 +60,7 @@ def test_the_whole_report():
     assert case["met"] == {}  # XLA's product is none of ours
     assert [model["speedup"] > 0 for model in report["models"]] == [True, True]
     assert json.loads(json.dumps(report)) == report
-    assert "ragged" in run.summary(report)
+    assert "XLA bfloat16" in run.summary(report)
     assert run.file_name(report) == "gpu-cpu.json"
 
 
@@ -75,9 +77,13 @@ def test_what_fails_is_reported_and_the_rest_goes_on():
     assert "RuntimeError: out of registers" in run.summary(report)
 
 
-@pytest.mark.parametrize("kind", exactness.KINDS)
-def test_a_reference_is_right_by_the_bound(kind):
-    p = exactness.product(5, 72, 320, *kind)
+@pytest.mark.parametrize(
+    "p",
+    [product(5, 72, 320, *kind) for kind in exactness.KINDS]
+    + [experts(9, 72, 64, 3, *kind) for kind in exactness.RAGGED[1:4]],
+    ids=lambda p: f"{p.lhs}-{p.rhs}-{p.group}",
+)
+def test_a_reference_is_right_by_the_bound(p):
     (row,) = exactness.check((REFERENCE,), [p])
     assert 0 < row["off"] <= 1
 
@@ -88,6 +94,20 @@ def test_targets_are_held_against_the_fastest_kernel():
     report = time_case(case, (fast, HERE), QUICK, copied=64)
     assert report["against"] == "xla"
     assert report["met"] == {"speedup": True, "tera": False}
+
+
+def test_experts_are_timed_beside_xla_and_checked_in_their_own_rows():
+    report = time_case(CASES[-1].at_most(16), (REFERENCE,), QUICK, copied=64)
+    assert [row["kernel"] for row in report["rows"]] == ["XLA bfloat16", "reference"]
+    assert all(row["seconds"] > 0 for row in report["rows"])
+    p = experts(9, 72, 64, 3, "int8", "int8")
+    *given, sizes = ragged_operands(p)
+    assert REFERENCE.ragged
+    right = np.asarray(REFERENCE.ragged.run(p, *given, sizes), np.float64)
+    other = jnp.roll(sizes, 1)
+    off = abs(right - exactness.exact(p, *given, other)[0]) / exactness.allowed(p, *given, other)
+    assert sizes.sum() == 9
+    assert off.max() > 1
 
 
 def test_every_case_has_a_target_and_a_kernel():

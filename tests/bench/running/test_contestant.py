@@ -35,7 +35,7 @@ def test_every_weight_is_stored_quantized_and_attention_is_not(params, variant, 
     contestant = enter(variant, Forward(TINY), params, *EXAMPLE)
     rows = contestant.plan.rows
     assert {row.weight for row in rows if row.quantized} == set(weights(params))
-    assert {row.role for row in rows if not row.quantized} == {"activations"}
+    assert {row.role for row in rows if not row.quantized} == {"qk", "pv"}
     values = jax.tree.map(dequantized, contestant.params, is_leaf=is_qtensor)
     exact, _ = Forward(TINY)(values, *EXAMPLE)
     rough, _ = jax.jit(contestant.forward)(contestant.params, *EXAMPLE)
