@@ -2,8 +2,9 @@
 
 ``python docs/build.py`` puts every example file, and the table of types, into its page.
 ``--numerics`` measures the errors of all types again; ``--performance`` rewrites the performance
-page, its pictures and its pages of all figures from ``bench/results``; ``--training`` its part of
-the page on training; ``--frameworks`` runs the tests behind the table of frameworks and transforms.
+page, its pictures and its pages of all figures from ``bench/results``; ``--training`` their parts
+of the pages on training and experts; ``--frameworks`` runs the tests behind the table of frameworks
+and transforms.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qpass_bench.pages import numeric_types, performance, training
+from qpass_bench.pages import experts, numeric_types, performance, training
 from qpass_bench.running.progress import Stages
 
 DOCS = Path(__file__).parent
@@ -88,14 +89,18 @@ def _performance() -> None:
     (DOCS / "performance.md").write_text(performance.performance(results), encoding="utf-8")
 
 
-SECTIONS = {"train-demo": training.section, "train": training.steps_section}
+SECTIONS = {
+    "train-demo": training.section,
+    "train": training.steps_section,
+    "experts": experts.section,
+}
 
 
 def _training() -> None:
-    """The figures on the page on training that there are runs of, and the picture of curves."""
-    page = DOCS / "training.md"
-    text = FIGURES.sub(_figures, page.read_text(encoding="utf-8"))
-    page.write_text(text, encoding="utf-8")
+    """The figures on the pages on training and experts that there are runs of, and the curves."""
+    for page in (DOCS / "training.md", DOCS / "experts.md"):
+        text = FIGURES.sub(_figures, page.read_text(encoding="utf-8"))
+        page.write_text(text, encoding="utf-8")
     if _path("train-demo-cpu").is_file():
         picture = training.picture(_result("train-demo-cpu"))
         (DOCS / "images" / "training.svg").write_text(picture, encoding="utf-8")
