@@ -12,13 +12,13 @@ from jax.core import eval_jaxpr
 
 from qpass.adapters.masks import check_masks
 from qpass.errors import CallError
-from qpass.given import Given, entered, feeds
+from qpass.given import Given, run_given
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.graph.dataflow import Key
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
-from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.graph.rewrite import Rewriter, tap_name
 from qpass.keys import check_key
 from qpass.numerics import QTensor
 from qpass.ops.cached import Cached
@@ -123,8 +123,7 @@ def _run(plan: Plan, values: list, given: Given) -> tuple[dict, tuple[Any, Any]]
     operations = QTensorOperations(plan.kernels)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
     jaxpr = plan.program.jaxpr
-    inputs = entered(plan, given, values)
-    quantized, taps = rewriter.run(jaxpr, inputs, Frame(feeds=feeds(plan, given)))
+    quantized, taps = run_given(rewriter, plan, given, values)
     exact = eval_jaxpr(jaxpr, jaxpr.consts, *values)
     pairs = [
         _powers(e, operations.unwrap(q))

@@ -22,7 +22,7 @@ from qpass.graph._jax import JaxprEqn
 from qpass.graph.dataflow import Key
 from qpass.graph.merging import Max
 from qpass.graph.rewrite import tap_name
-from qpass.numerics import Delayed, Quantizer, Scheme, largest, recorded
+from qpass.numerics import Delayed, Quantizer, Scheme, largest_magnitude, recorded
 from qpass.numerics.schemes import Backward
 from qpass.plan import Decision, Plan
 
@@ -164,7 +164,7 @@ def tap(plan: Plan, unwrap: Callable) -> Callable:
             return {}
         place = {"weight": places[key], "act": 1 - places[key]}
         return {
-            part: Max(largest(lax.stop_gradient(unwrap(values[place[part]]))))
+            part: Max(largest_magnitude(lax.stop_gradient(unwrap(values[place[part]]))))
             for part in of_sites.get(key, {})
             if part in place
         }

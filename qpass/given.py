@@ -31,6 +31,7 @@ from qpass.errors import CalibrationError, QPassError
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import Feeds, nest
 from qpass.graph.provenance import Origin
+from qpass.graph.rewrite import Frame, Rewriter
 from qpass.graph.sites import Site
 from qpass.keys import check_key, leaf_keys, site_keys
 from qpass.numerics import QTensor, Quantizer
@@ -92,6 +93,14 @@ def entered(plan: Plan, given: Given, values: Sequence[Any]) -> list[Any]:
     for k, cache in plan.caches.items():
         inputs[k] = Cached(inputs[k], cache.quantizer)
     return inputs
+
+
+def run_given(
+    rewriter: Rewriter, plan: Plan, given: Given, values: Sequence[Any]
+) -> tuple[list[Any], dict]:
+    """The rewritten program's results for these inputs, and what was tapped on the way."""
+    frame = Frame(feeds=feeds(plan, given))
+    return rewriter.run(plan.program.jaxpr, entered(plan, given, values), frame)
 
 
 def find_fault(
@@ -266,11 +275,6 @@ def _every_name(site: str) -> tuple[str, ...]:
 
 def _both(site: str) -> tuple[str, str]:
     return f"{site}:lhs", f"{site}:rhs"
-
-
-def iterations_of(plan: Plan, decision: Decision) -> tuple[int, ...]:
-    """Lengths of the scans around a site: the leading axes of what it is fed."""
-    return plan.iterations(decision.site)
 
 
 def same(one: Given, other: Given) -> bool:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from qpass.errors import CalibrationError
-from qpass.given import iterations_of
 from qpass.graph.dimensions import dimensions, expert_axis, told_apart
 from qpass.graph.provenance import Origin
 from qpass.graph.replay import replayed
@@ -147,7 +146,7 @@ def _to_leaf(plan: Plan, decision: Decision, mean: jax.Array) -> tuple[jax.Array
     """
     site, weight = decision.site, decision.quantized.weight
     aval, origin = plan.program.jaxpr.invars[site.leaf].aval, _origin(decision)
-    mean = _of_slices(mean, iterations_of(plan, decision), origin, aval.shape, site.id)
+    mean = _of_slices(mean, plan.iterations(decision.site), origin, aval.shape, site.id)
     replay = partial(replayed, origin.steps)
     apart, summed = told_apart(site.eqn, weight)
     like = jax.ShapeDtypeStruct(aval.shape, jnp.float32)

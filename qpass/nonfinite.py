@@ -15,12 +15,12 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from qpass.given import Given, entered, feeds
+from qpass.given import Given, run_given
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
-from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.graph.rewrite import Rewriter, tap_name
 from qpass.graph.sites import Site
 from qpass.numerics import QTensor
 from qpass.ops.layer import tensor
@@ -135,9 +135,7 @@ def _run(plan: Plan, values: list, given: Given) -> tuple[list, dict, list]:
     operations = _Watched(plan.kernels)
     actions = {d.site.key: d.work for d in plan.decisions if _can_be_watched(plan, d)}
     rewriter = Rewriter(actions, plan.dataflow.derivatives, operations, REBUILD, tap=_tap)
-    inputs = entered(plan, given, values)
-    frame = Frame(feeds=feeds(plan, given))
-    results, taps = rewriter.run(plan.program.jaxpr, inputs, frame)
+    results, taps = run_given(rewriter, plan, given, values)
     return [_count(v) for v in values], taps, [_count(operations.unwrap(v)) for v in results]
 
 

@@ -9,12 +9,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass import delayed
 from qpass.errors import QPassError
-from qpass.given import Given, entered, feeds, find_fault
+from qpass.given import Given, find_fault, run_given
 from qpass.graph.opaque import opaque_findings
 from qpass.graph.outputs import Outputs
 from qpass.graph.program import Call, Program
 from qpass.graph.rebuild import REBUILD
-from qpass.graph.rewrite import Frame, Rewriter
+from qpass.graph.rewrite import Rewriter
 from qpass.graph.sites import find_sites
 from qpass.graph.walk import analyse
 from qpass.numerics import Packed, QTensor
@@ -115,7 +115,6 @@ def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Comp
         given: what is given beside them.
         records: give the next state of delayed scaling after the results.
     """
-    program = plan.program
     operations = QTensorOperations(plan.kernels)
     rules = plan.dataflow.derivatives
     tap = delayed.tap(plan, operations.unwrap) if records else None
@@ -128,9 +127,7 @@ def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Comp
         values, beside = jax.tree.unflatten(tree, arrays)
         if fault is not None:  # the program is not run, only its notes are read
             beside = Given(key=jax.random.key(0))
-        inputs = entered(plan, beside, values)
-        frame = Frame(feeds=feeds(plan, beside))
-        results, taps = rewriter.run(program.jaxpr, inputs, frame)
+        results, taps = run_given(rewriter, plan, beside, values)
         after = delayed.advance(plan, beside.state, taps) if tap and fault is None else ()
         return [leave(k, value) for k, value in enumerate(results)], after
 
@@ -142,7 +139,7 @@ def rewrite(plan: Plan, call: Call, given: Given, records: bool = False) -> Comp
     jaxpr, shapes = jax.make_jaxpr(rewritten, return_shape=True)(*flat)
     notes = tuple(dict.fromkeys(rewriter.notes))
     noted = replace(plan, rewritten_notes=notes)
-    return Compiled(jaxpr, jax.tree.structure(shapes), program.outputs, noted, fault, records)
+    return Compiled(jaxpr, jax.tree.structure(shapes), plan.program.outputs, noted, fault, records)
 
 
 def is_qtensor(value: Any) -> bool:

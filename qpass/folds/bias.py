@@ -19,14 +19,14 @@ from qpass.folds.products import result_dims
 from qpass.folds.rules import RULES
 from qpass.folds.search import At, Rule, State
 from qpass.folds.wiring import Wiring
-from qpass.given import Given, entered, feeds
+from qpass.given import Given, run_given
 from qpass.graph._jax import JaxprEqn, bind
 from qpass.graph.dataflow import Key
 from qpass.graph.feeds import iterations
 from qpass.graph.merging import Sum
 from qpass.graph.program import Call
 from qpass.graph.rebuild import REBUILD
-from qpass.graph.rewrite import Frame, Rewriter, tap_name
+from qpass.graph.rewrite import Rewriter, tap_name
 from qpass.numerics import QTensor
 from qpass.ops.operations import QTensorOperations
 from qpass.plan import Decision, Plan
@@ -132,8 +132,7 @@ def _mean_errors(plan: Plan, values: list, given: Given) -> dict[str, jax.Array]
     weights = {d.site.key: d for d in plan.decisions if d.action is not None}
     tap: Callable = partial(_tap, weights)
     rewriter = Rewriter(plan.actions, plan.dataflow.derivatives, operations, REBUILD, tap=tap)
-    frame = Frame(feeds=feeds(plan, given))
-    _, taps = rewriter.run(plan.program.jaxpr, entered(plan, given, values), frame)
+    _, taps = run_given(rewriter, plan, given, values)
     return {name: tap.value for name, tap in taps.items()}
 
 

@@ -6,7 +6,7 @@ from qpass.numerics.canonical import common_cuts as common_cuts
 from qpass.numerics.column_sums import with_sums as with_sums
 from qpass.numerics.delayed import Delayed as Delayed
 from qpass.numerics.delayed import delayed as delayed
-from qpass.numerics.delayed import largest as largest
+from qpass.numerics.delayed import largest_magnitude as largest_magnitude
 from qpass.numerics.delayed import recorded as recorded
 from qpass.numerics.dialects import AQT as AQT
 from qpass.numerics.dialects import DIALECTS as DIALECTS

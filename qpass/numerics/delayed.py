@@ -109,7 +109,7 @@ def recorded(history: jax.Array, amax: jax.Array) -> jax.Array:
     return jnp.roll(history, -1, axis=-1).at[..., 0].set(amax)
 
 
-def largest(x: jax.Array) -> jax.Array:
+def largest_magnitude(x: jax.Array) -> jax.Array:
     """The largest finite magnitude of an array, float32; 0 where there is none."""
     magnitude = jnp.abs(x)
     finite = jnp.isfinite(x)

@@ -9,7 +9,7 @@ from flax.linen import fp8_ops
 
 import qpass
 from qpass.errors import RuleError
-from qpass.numerics import Delayed, as_quantizer, largest, quantize, recorded
+from qpass.numerics import Delayed, as_quantizer, largest_magnitude, quantize, recorded
 from qpass.numerics.granularity import PerTensor
 from qpass.numerics.ranges import PowerOfTwo
 
@@ -117,6 +117,6 @@ def test_wrong_texts(text, said):
 
 
 def test_the_largest_finite_magnitude():
-    assert float(largest(jnp.float32([1, -3, np.nan, np.inf]))) == 3
-    assert float(largest(jnp.float32([np.nan]))) == 0
-    assert largest(jnp.ones((2, 2), jnp.bfloat16)).dtype == jnp.float32
+    assert float(largest_magnitude(jnp.float32([1, -3, np.nan, np.inf]))) == 3
+    assert float(largest_magnitude(jnp.float32([np.nan]))) == 0
+    assert largest_magnitude(jnp.ones((2, 2), jnp.bfloat16)).dtype == jnp.float32

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -58,16 +59,8 @@ def letters(
 ) -> Task:
     """A decoder of 2.5 million parameters that guesses the next letter of a book."""
     sizes = sizes or decoder.Sizes()
-    return Task(
-        "decoder",
-        partial(decoder.init, sizes),
-        partial(decoder.loss, sizes),
-        "layers/*",
-        data.letters(sizes.length, held_out, cache),
-        steps,
-        batch,
-        rate=2e-3,
-    )
+    held = data.letters(sizes.length, held_out, cache)
+    return _of_text("decoder", decoder, sizes, held, steps, batch)
 
 
 def experts(
@@ -79,16 +72,15 @@ def experts(
 ) -> Task:
     """A decoder with a mixture of experts in each layer that guesses the next letter of a book."""
     sizes = sizes or mixture.Sizes()
-    return Task(
-        "mixture of experts",
-        partial(mixture.init, sizes),
-        partial(mixture.loss, sizes),
-        "layers/*",
-        data.letters(sizes.length, held_out, cache),
-        steps,
-        batch,
-        rate=2e-3,
-    )
+    held = data.letters(sizes.length, held_out, cache)
+    return _of_text("mixture of experts", mixture, sizes, held, steps, batch)
+
+
+def _of_text(
+    name: str, model: ModuleType, sizes: Any, text: data.Split, steps: int, batch: int
+) -> Task:
+    init, loss = partial(model.init, sizes), partial(model.loss, sizes)
+    return Task(name, init, loss, "layers/*", text, steps, batch, rate=2e-3)
 
 
 def digits(
