@@ -52,3 +52,7 @@ class DerivativeError(QPassError, NotImplementedError):
 
 class CallError(QPassError, TypeError):
     """A transformed function was called with arguments that do not fit it."""
+
+
+class CheckpointError(QPassError, ValueError):
+    """A file or a tensor in it is damaged, lacks something, or does not fit what it is loaded for."""

@@ -79,13 +79,20 @@ def _count_fault(n: int, got: int, group: int | None) -> str:
 
 def _beside_fault(q: QTensor) -> str:
     """Of zero points and sums, which lie beside the scales, and of the factor of all scales."""
-    if q.zero is not None and (q.zero.shape, q.zero.dtype.itemsize) != (q.scale.shape, 1):
-        return f"zero points are a byte for each scale {list(q.scale.shape)}, not {aval(q.zero)}"
+    if q.zero is not None and not _is_zero_for(q.zero, q.scale.shape):
+        return (
+            f"zero points are a byte or a float32 for each scale {list(q.scale.shape)}, "
+            f"not {aval(q.zero)}"
+        )
     if q.outer is not None and not _is_f32_over(q.outer, q.scale.shape):
         return f"outer is {aval(q.outer)} beside scales {list(q.scale.shape)}"
     if q.sums is not None and not _is_f32_over(q.sums, q.codes.shape):
         return f"sums are {aval(q.sums)} beside codes {list(q.codes.shape)}"
     return ""
+
+
+def _is_zero_for(zero: Any, shape: tuple[int, ...]) -> bool:
+    return zero.shape == shape and (zero.dtype.itemsize == 1 or zero.dtype == np.float32)
 
 
 def _is_f32_over(x: Any, shape: tuple[int, ...]) -> bool:

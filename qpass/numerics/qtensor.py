@@ -39,8 +39,9 @@ class QTensor:
     Attributes:
         codes: array of `qtype.dtype` in physical axis order, or `Packed` in fewer bits.
         scale: array of the dtype of `qtype.scale_format`: float32, of block formats narrower.
-        zero: int8 or uint8 zero points of the shape of `scale`; None where all are `qtype.middle`,
-            which is code 0 of signed types.
+        zero: int8 or uint8 zero points of the shape of `scale`; float32 in tensors from files
+            where they lie between codes; None where all are `qtype.middle`, which is code 0 of
+            signed types.
         outer: float32 factor of all scales, of their rank; None where there is none.
         sums: float32 column sums of `(codes - qtype.middle) * scale * outer`, which zero points of
             the other operand of a product multiply. In the physical order of `codes`: size 1 along

@@ -1,0 +1,1 @@
+"""Quantized parameters in files: qpass's own format, and those of other libraries."""
