@@ -13,6 +13,7 @@ from qpass_kernels.ragged import RaggedProduct as RaggedProduct
 from qpass_kernels.ragged_choice import RaggedSelection as RaggedSelection
 from qpass_kernels.ragged_choice import select_ragged as select_ragged
 from qpass_kernels.reference import REFERENCE as REFERENCE
+from qpass_kernels.tokamax import TOKAMAX as TOKAMAX
 from qpass_kernels.tpu import TPU_KERNELS as TPU_KERNELS
 from qpass_kernels.xla import XLA as XLA
 
