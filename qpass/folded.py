@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from qpass.captured import Captured
-from qpass.folds import Folds, corrected, find_folds
+from qpass.folds import BOUND, Folds, Rotations, corrected, find_folds, find_rotations
 from qpass.quantize import parameters
 
 
@@ -31,6 +31,29 @@ class Folded(Captured):
         """
         with self._enter(args, kwargs) as (boundary, call):
             return find_folds(self._plan(call, boundary), call)
+
+    def rotations(self, *args: Any, bound: float = BOUND, **kwargs: Any) -> Rotations:
+        """Which values an orthogonal matrix can turn, with the parameters around them.
+
+        Found in the float program, whatever the rules: the residual stream, where norms before
+        each block give their gains to the products that follow, and the values of attention. Each
+        is tried out on these arguments.
+
+        Args:
+            *args: the function's arguments: arrays, float parameters.
+            bound: relative difference that a rotation may make. Float32 rounds in other places
+                afterwards; of dozens of layers that may be a few times the default.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            the rotations, and for each product whose input none turns the reason.
+
+        Raises:
+            FoldError: the arguments are no arrays, or the parameters are quantized.
+            QPassError: the arguments or the rules do not fit the function.
+        """
+        with self._enter(args, kwargs) as (boundary, call):
+            return find_rotations(self._plan(call, boundary), call, bound)
 
     def correct_biases(self, *args: Any, **kwargs: Any) -> Any:
         """The parameters with biases that make up for the mean error of quantized products.

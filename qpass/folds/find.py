@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ def find_folds(plan: Plan, call: Call) -> Folds:
     wiring = Wiring(plan.dataflow, plan.program.leaves)
     found: list[Fold] = []
     refusals: list[Refusal] = []
-    for sites in _readers(plan):
+    for sites in readers(plan):
         if any(sites[0].id in fold.sites for fold in found):
             continue
         try:
@@ -50,7 +51,7 @@ def find_folds(plan: Plan, call: Call) -> Folds:
     return _tried(plan, call, found, refusals)
 
 
-def _readers(plan: Plan) -> Iterator[list[Site]]:
+def readers(plan: Plan) -> Iterator[list[Site]]:
     """Products of a weight, those together that read one value."""
     readers: dict[int, list[Site]] = {}
     for decision in plan.decisions:
@@ -100,7 +101,7 @@ def _seed(plan: Plan, site: Site) -> tuple[int, Charge, tuple[int, ...]]:
 
 def _parts(plan: Plan, wiring: Wiring, state: State) -> tuple[Part, ...]:
     leaves = plan.program.leaves
-    order = _parameter_leaves(plan)
+    order = parameter_leaves(plan)
     weights = {d.site.leaf for d in plan.decisions}
     parts = []
     for node, charge in state.charges.items():
@@ -114,26 +115,52 @@ def _parts(plan: Plan, wiring: Wiring, state: State) -> tuple[Part, ...]:
 
 
 def _tried(plan: Plan, call: Call, found: list[Fold], refusals: list[Refusal]) -> Folds:
-    """Those that change no result; all at once, and one by one where that shows a difference."""
+    """Those that change no result."""
+    kept, errors, error = tried(plan, call, found, partial(_scaled, plan, call), BOUND)
+    refusals += [Refusal(fold.sites, changes(e, BOUND)) for fold, e in errors]
+    return Folds(tuple(kept), tuple(refusals), error)
+
+
+def tried[T](
+    plan: Plan,
+    call: Call,
+    found: Sequence[T],
+    changed: Callable[[Sequence[T]], list[Any]],
+    bound: float,
+) -> tuple[Sequence[T], list[tuple[T, float]], float]:
+    """Try out all at once, and one by one where that shows a difference.
+
+    Args:
+        plan: of the call.
+        call: with the arguments that they are tried out on.
+        found: what is tried out.
+        changed: the program's inputs with some of them applied.
+        bound: relative difference that may be made.
+
+    Returns:
+        those that change no result; the others, with the difference that each makes; what all
+        of the first make together.
+    """
     jaxpr = plan.program.jaxpr
     run = jax.jit(lambda values: eval_jaxpr(jaxpr, jaxpr.consts, *values))
     wanted = _floats(run(list(call.values)))
 
-    def difference(folds: Sequence[Fold]) -> float:
-        pairs = zip(_floats(run(_scaled(plan, call, folds))), wanted, strict=True)
+    def difference(some: Sequence[T]) -> float:
+        pairs = zip(_floats(run(changed(some))), wanted, strict=True)
         return max((_relative(got, want) for got, want in pairs), default=0.0)
 
     error = difference(found) if found else 0.0
-    if not error <= BOUND:
-        errors = [(fold, difference([fold])) for fold in found]
-        refusals += [Refusal(f.sites, _changes(e)) for f, e in errors if not e <= BOUND]
-        found = [fold for fold, e in errors if e <= BOUND]
-        error = difference(found) if found else 0.0
-    return Folds(tuple(found), tuple(refusals), error)
+    if error <= bound:
+        return found, [], error
+    errors = [(one, difference([one])) for one in found]
+    kept = [one for one, e in errors if e <= bound]
+    wrong = [(one, e) for one, e in errors if not e <= bound]
+    return kept, wrong, difference(kept) if kept else 0.0
 
 
-def _changes(error: float) -> str:
-    return f"tried out, it changes the result by {error:.1e} of it; {BOUND:.0e} is allowed"
+def changes(error: float, bound: float) -> str:
+    """The reason of a refusal, of what made a difference."""
+    return f"tried out, it changes the result by {error:.1e} of it; {bound:.0e} is allowed"
 
 
 def _scaled(plan: Plan, call: Call, folds: Sequence[Fold]) -> list[Any]:
@@ -142,7 +169,7 @@ def _scaled(plan: Plan, call: Call, folds: Sequence[Fold]) -> list[Any]:
     The factors are powers of two: what is multiplied by them and divided again has the same bits,
     so that all of a difference is the fold's.
     """
-    order, values = _parameter_leaves(plan), list(call.values)
+    order, values = parameter_leaves(plan), list(call.values)
     for seed, fold in enumerate(folds):
         drawn = np.random.default_rng(seed).integers(-2, 3, fold.groups.max() + 1)
         factors = jnp.asarray(2.0 ** drawn[fold.groups.ravel()], jnp.float32)
@@ -152,7 +179,7 @@ def _scaled(plan: Plan, call: Call, folds: Sequence[Fold]) -> list[Any]:
     return values
 
 
-def _parameter_leaves(plan: Plan) -> list[int]:
+def parameter_leaves(plan: Plan) -> list[int]:
     """Indices of all inputs that are of an argument with parameters."""
     leaves = plan.program.leaves
     holders = {leaf.argument for leaf in leaves if leaf.is_param}

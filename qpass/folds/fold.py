@@ -113,7 +113,7 @@ class Fold:
         Returns:
             ``f32[*layers, K]``, the same for channels of a group.
         """
-        _, _, values = _flat(params)
+        _, _, values = flat_parameters(params)
         count = int(np.prod(self.shape))
         parts = [p for p in self.parts if p.is_weight and p.charge.sign == sign]
         found = [part.magnitudes(values[part.position], count) for part in parts]
@@ -131,7 +131,7 @@ class Fold:
                 within a group; or a parameter is quantized.
         """
         s = self._checked(s)
-        boundary, call, values = _flat(params)
+        boundary, call, values = flat_parameters(params)
         for part in self.parts:
             leaf = values[part.position]
             if isinstance(leaf, QTensor):
@@ -217,7 +217,7 @@ def apply_all(params: Any, factors: Iterable[tuple[Fold, Any]]) -> Any:
     return params
 
 
-def _flat(params: Any) -> tuple[Any, Any, list[Any]]:
+def flat_parameters(params: Any) -> tuple[Any, Any, list[Any]]:
     """Parameters as one call of their own: what restores them, the call, its arrays."""
 
     def is_wrapped(value: Any) -> bool:

@@ -26,7 +26,7 @@ def _free(eqn: JaxprEqn, k: int) -> list[int]:
     return [d for d in range(eqn.invars[k].aval.ndim) if d not in gone]
 
 
-def _met(eqn: JaxprEqn, k: int) -> dict[int, int]:
+def met_dims(eqn: JaxprEqn, k: int) -> dict[int, int]:
     """The dimension of the other operand that each dimension of one meets."""
     contract, batch = dimensions(eqn)
     mine, theirs = ((*contract[s], *batch[s]) for s in (k, 1 - k))
@@ -62,7 +62,7 @@ def _cancel(at: At, charges: list[Charge | None], out: Charge | None) -> None:
     for k, charge in enumerate(charges):
         if charge is not None:
             node, other = at.operands[k], at.operands[1 - k]
-            at.set(other, at.along(node, charge, _met(at.eqn, k), other).inverse())
+            at.set(other, at.along(node, charge, met_dims(at.eqn, k), other).inverse())
 
 
 def _pass(at: At, charges: list[Charge | None], out: Charge | None) -> None:

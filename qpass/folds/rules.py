@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -15,7 +16,8 @@ from qpass.folds.products import product
 from qpass.folds.search import At, Rule
 
 
-def _layout(layout: Layout, at: At) -> None:
+def follow_layout(layout: Layout, at: At) -> None:
+    """The rule of an operation that only re-arranges elements."""
     operand, result, ties = at.operands[0], at.results[0], at.state.ties
     for node, other, move in (
         (operand, result, layout.forward),
@@ -54,10 +56,10 @@ def _affine(at: At, operand: int, factor: float, constant: float, result: int) -
         raise Refused("meets a constant, which stays as it is")
     if charge is not None:
         shift = factor * charge.shift - constant
-        at.set(result, Charge(charge.ids, charge.sign, shift))
+        at.set(result, replace(charge, shift=shift))
     if other is not None:
         shift = (other.shift + constant) / factor
-        at.set(operand, Charge(other.ids, other.sign, shift))
+        at.set(operand, replace(other, shift=shift))
 
 
 def _sum(sign: int, at: At) -> None:
@@ -216,7 +218,7 @@ def _along(at: At, node: int, other: int, dims: Mapping[int, int]) -> None:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        **{name: partial(_layout, layout) for name, layout in LAYOUTS.items()},
+        **{name: partial(follow_layout, layout) for name, layout in LAYOUTS.items()},
         **dict.fromkeys(("eq", "ge", "gt", "le", "lt", "ne"), _compare),
         **dict.fromkeys(("concatenate", "stack"), _join_parts),
         **dict.fromkeys(("split", "unstack"), _take_parts),

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -53,6 +54,12 @@ class State:
     queue: deque[int | Border] = field(default_factory=deque)
     steps: list[int] = field(default_factory=lambda: [0])
 
+    limit: ClassVar[int] = STEPS
+    loops: ClassVar[bool] = False
+    """Whether values that loops carry may be charged."""
+    unknown: ClassVar[str] = "computes what is not proportional to what it reads"
+    """Why an operation without a rule is refused."""
+
     def branch(self) -> State:
         """A state of its own, with what is known so far."""
         own = {
@@ -81,7 +88,7 @@ class State:
             self.via[node] = via
         self.charges[node] = charge
         self.queue.extend(self.wiring.equations(node))
-        self.queue.extend(self.wiring.borders(node))
+        self.queue.extend(self.wiring.borders(node, self.loops))
 
     def _check(self, node: int) -> None:
         wiring, kind = self.wiring, self.wiring.attribute(node, "kind")
@@ -89,7 +96,7 @@ class State:
             raise Refused("meets a result of the function")
         if kind in ("literal", "const") or wiring.number(node) is not None:
             raise Refused("meets a constant, which stays as it is")
-        if wiring.is_carried(node):
+        if wiring.is_carried(node) and not self.loops:
             raise Refused("meets a value that a loop carries")
         if kind == "input":
             leaf = wiring.leaves[wiring.attribute(node, "leaf")]
@@ -121,8 +128,8 @@ class State:
         while self.queue:
             task = self.queue.popleft()
             self.steps[0] += 1
-            if self.steps[0] > STEPS:
-                raise Refused(f"more than {STEPS} equations would have to carry the factors")
+            if self.steps[0] > self.limit:
+                raise Refused(f"more than {self.limit} equations would have to carry the factors")
             if isinstance(task, Border):
                 self._cross(task)
             else:
@@ -132,7 +139,7 @@ class State:
         self.open.pop(equation, None)
         rule = self.rules.get(self.wiring.attribute(equation, "op"))
         if rule is None:
-            raise Refused("computes what is not proportional to what it reads")
+            raise Refused(self.unknown)
         rule(At(self, equation))
 
     def _step(self, equation: int, work: Callable[[], None]) -> None:
@@ -174,31 +181,37 @@ class State:
                 self._cross_from(border, one, other, out)
 
     def _cross_from(self, border: Border, one: int, other: int, inwards: bool) -> None:
+        moved = self._across(border, one, other, inwards)
+        above = self.via.get(one)
+        try:
+            self.put(other, moved, (above[0], one) if above else None)
+        except Refused as reason:
+            if above is None or reason.is_located:
+                raise
+            raise self.located(above[0], str(reason)) from None
+
+    def _across(self, border: Border, one: int, other: int, inwards: bool) -> Charge:
+        """The charge of a value on one side of a border, as it is on the other side."""
         charge = self.charges[one]
         ndim, other_ndim = self.wiring.ndim(one), self.wiring.ndim(other)
         lead, ids = charge.ids.ndim - ndim, charge.ids
         same_rank = ndim == other_ndim
-        if same_rank and _shape(self, one) != _shape(self, other):
+        if same_rank and shape_of(self, one) != shape_of(self, other):
             raise Refused("a part of a value on each device would have to carry factors")
         if same_rank and border.eqn is not None and border.eqn.primitive.name == "scan":
             if inwards:  # every iteration reads all of it
                 ids = np.expand_dims(ids, lead)
             else:
                 ids = constant_along(ids, [lead - 1], self.ties).squeeze(lead - 1)
-        above = self.via.get(one)
-        try:
-            self.put(other, charge.moved(ids), (above[0], one) if above else None)
-        except Refused as reason:
-            if above is None or reason.is_located:
-                raise
-            raise self.located(above[0], str(reason)) from None
+        return charge.moved(ids)
 
 
 def _take(at: At, node: int, charge: Callable[[At], Charge]) -> None:
     at.set(node, charge(at))
 
 
-def _shape(state: State, node: int) -> tuple:
+def shape_of(state: State, node: int) -> tuple:
+    """The shape of a value."""
     return tuple(state.wiring.attribute(node, "aval").shape)
 
 

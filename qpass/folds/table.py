@@ -21,6 +21,24 @@ def folds_table(folds: Sequence[Any], refusals: Sequence[Any]) -> Group:
     return Group(found, *([Text(), refused] if refusals else []))
 
 
+def rotations_table(rotations: Sequence[Any], refusals: Sequence[Any]) -> Group:
+    """What is turned and which gains become 1; below, what is refused and why."""
+    found = _table("Products", "Turned", "Gains", "Matrix")
+    for one in rotations:
+        cells = (_lines(names) for names in (one.sites, one.paths, one.absorbed))
+        found.add_row(*cells, Text(_matrix(one)))
+    refused = _table("Products", "No rotation, because")
+    for refusal in refusals:
+        refused.add_row(_lines(refusal.sites), Text(refusal.reason))
+    return Group(found, *([Text(), refused] if refusals else []))
+
+
+def _matrix(rotation: Any) -> str:
+    blocks = rotation.size // rotation.block
+    size = f"{rotation.size}" if blocks == 1 else f"{blocks} of {rotation.block}"
+    return f"{size}, keeps means" if rotation.keeps_ones else size
+
+
 def _table(*columns: str) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:

@@ -72,6 +72,15 @@ class Wiring:
         """Nodes of an equation's results, by position."""
         return tuple(sorted(self.dataflow.graph.successors(equation)))
 
+    def above(self, node: int) -> int | None:
+        """What a value comes from: the equation that makes it, or the same value outside.
+
+        None for an input, and for one that comes from several places.
+        """
+        edges = self.dataflow.graph.in_edges(node, data=True)
+        found = [above for above, _, edge in edges if not edge.get("feedback")]
+        return found[0] if len(found) == 1 else None
+
     def equations(self, node: int) -> Iterator[int]:
         """The equations that read a value, then the one that makes it."""
         graph = self.dataflow.graph
@@ -79,14 +88,18 @@ class Wiring:
             if self.attribute(near, "kind") == "equation":
                 yield near
 
-    def borders(self, node: int) -> Iterator[Border]:
-        """Where a value enters nested programs, leaves one, or comes from outside."""
+    def borders(self, node: int, loops: bool = False) -> Iterator[Border]:
+        """Where a value enters nested programs, leaves one, or comes from outside.
+
+        With ``loops``, also from which iteration to the next one a loop carries it.
+        """
         graph = self.dataflow.graph
         for near, edges in ((True, graph.out_edges), (False, graph.in_edges)):
             for above, below, edge in edges(node, data=True):
                 other = below if near else above
                 is_value = self.attribute(other, "kind") != "equation"
-                if is_value and not edge.get("rule") and not edge.get("feedback"):
+                is_open = loops or not edge.get("feedback")
+                if is_value and is_open and not edge.get("rule"):
                     eqn = edge.get("eqn")
                     outside, inside = (below, above) if eqn is None else (above, below)
                     yield Border(outside, inside, eqn)

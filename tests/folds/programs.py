@@ -153,3 +153,15 @@ def parameters(*names, **shapes):
 
 def inputs(rows=5, width=D):
     return normal(np.random.default_rng(1), (rows, width))
+
+
+def in_float64(fn, params, *args):
+    """The function of these numbers, in double precision."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(_widened, (params, args))
+        return np.asarray(fn(*wide[:1], *wide[1]))
+
+
+def _widened(a):
+    a = np.asarray(a)
+    return jnp.asarray(a, np.float64 if np.issubdtype(a.dtype, np.floating) else a.dtype)

@@ -20,13 +20,6 @@ def folds_of(fn, *args):
     return qpass.transform(fn, RULES, strict=False).folds(*args)
 
 
-def in_float64(fn, params, *args):
-    """The function of these numbers, in double precision."""
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, args))
-        return np.asarray(fn(jax.tree.map(jnp.asarray, wide[0]), *wide[1]))
-
-
 def _names(paths):
     return " ".join(sorted(paths))
 
@@ -96,9 +89,9 @@ def test_a_fold_is_found_and_changes_nothing(name):
     assert folds.error <= BOUND
     found = [(_names(f.absorbed_by), _names(f.weights), f.shape, f.groups.max() + 1) for f in folds]
     assert found == wanted
-    before = in_float64(fn, params, X)
+    before = p.in_float64(fn, params, X)
     for fold in folds:
-        after = in_float64(fn, fold.apply(params, drawn(fold)), X)
+        after = p.in_float64(fn, fold.apply(params, drawn(fold)), X)
         np.testing.assert_allclose(after, before, rtol=2e-6, atol=2e-6)
 
 
