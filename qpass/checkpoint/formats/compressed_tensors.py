@@ -14,7 +14,7 @@ newer ones: the number of words tells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,41 +130,67 @@ def _original_shape(layer: Layer, outputs: int) -> tuple[int, int]:
 
 def _packed(layer: Layer, shape: tuple[int, int]) -> Decoded:
     bits, where = layer.weights.bits, layer.where("weight_packed")
-    codes = unpack_integers(layer["weight_packed"], bits, shape[1], where)
     scale = _scale(layer, shape)
-    zero = None
+    rows = [(layer["weight_packed"], shape[1])]
     if "weight_zero_point" in layer:
-        words, of_zero = layer["weight_zero_point"], layer.where("weight_zero_point")
-        columns = np.ascontiguousarray(words.T)
-        zero = unpack_integers(columns, bits, scale.scale.shape[0], of_zero).T
-        check_shape(zero, scale.scale.shape, of_zero)
+        rows.append((layer["weight_zero_point"].T, scale.scale.shape[0]))
+    codes, *zeros = unpack_integers(rows, bits, where)
+    zero = zeros[0].T if zeros else None
+    if zero is not None:
+        check_shape(zero, scale.scale.shape, layer.where("weight_zero_point"))
     found = Scales(scale.scale, scale.rows, scale.columns, zero)
     if "weight_g_idx" in layer and (order := _act_order(layer, shape, scale.columns)) is not None:
         return _dense(codes, found, 1 << (bits - 1), order)
     return Decoded(from_unsigned(codes, bits, found, float_dtype(scale.scale), where))
 
 
-def unpack_integers(words: np.ndarray, bits: int, n: int, where: str) -> np.ndarray:
-    """The codes uint8 `[rows, n]` of words int32 `[rows, w]`, of either packing.
+def unpack_integers(rows: list[tuple[np.ndarray, int]], bits: int, where: str) -> list[np.ndarray]:
+    """The codes uint8 `[..., n]` of words int32 `[..., w]`, for each pair of words and n.
+
+    All are packed alike, and so that the numbers of words fit.
 
     Raises:
-        CheckpointError: as many words as neither packing has, or as both have of other codes.
+        CheckpointError: they fit neither packing, or both though these hold other codes.
     """
-    dense, whole = words_for(n, bits), whole_words_for(n, bits)
-    given = words.shape[-1] if words.ndim == 2 else -1
-    if words.dtype != np.int32 or given not in (dense, whole):
+    fitting = [packing for packing in PACKINGS if packing.fits(rows, bits)]
+    if not fitting:
+        given = ", ".join(f"{words.dtype}{list(words.shape)} for {n}" for words, n in rows)
         raise CheckpointError(
-            f"Mend {where}: {n} codes of {bits} bits take {dense} words of int32 (or {whole}, in "
-            f"older files), and it is {words.dtype}{list(words.shape)}."
+            f"Mend {where}: codes of {bits} bits do not fit their words of int32, {given}."
         )
-    if 32 % bits == 0 or n <= 32 // bits:
-        return unpack(words, bits, n)
-    if dense == whole:
+    found = [[packing.unpack(words, bits, n) for words, n in rows] for packing in fitting]
+    if any(not np.array_equal(a, b) for a, b in zip(found[0], found[-1], strict=True)):
         raise CheckpointError(
-            f"Pack {where} in 2, 4 or 8 bits: rows of {n} codes of {bits} bits take {dense} words "
-            "in older and in newer files, which hold them in other places."
+            f"Write {where} with longer rows or in 2, 4 or 8 bits: so short rows of {bits} bits "
+            "take as many words in older and in newer files, which hold codes in other places."
         )
-    return (unpack if given == dense else unpack_whole)(words, bits, n)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How rows of codes lie in words.
+
+    Attributes:
+        words_for: words that n codes of so many bits take.
+        unpack: as `qpass.checkpoint.formats.bits.unpack`.
+    """
+
+    words_for: Callable[[int, int], int]
+    unpack: Callable[[np.ndarray, int, int], np.ndarray]
+
+    def fits(self, rows: list[tuple[np.ndarray, int]], bits: int) -> bool:
+        """Whether all rows have the words that they should."""
+        return all(
+            words.dtype == np.int32
+            and words.ndim == 2
+            and words.shape[1] == self.words_for(n, bits)
+            for words, n in rows
+        )
+
+
+PACKINGS = (Packing(words_for, unpack), Packing(whole_words_for, unpack_whole))
+"""Without gaps, and in whole words."""
 
 
 def _act_order(layer: Layer, shape: tuple[int, int], group: int) -> np.ndarray | None:

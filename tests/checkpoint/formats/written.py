@@ -1,7 +1,9 @@
 """Folders as the Hugging Face hub has them, and numbers that tests compare with."""
 
 import json
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -27,3 +29,14 @@ def codes(q, shift=0):
 def float32(q):
     """What a QTensor stands for, in float32."""
     return np.asarray(q.astype(np.float32).dequantize())
+
+
+def vectors(name="checkpoints"):
+    """Arrays of ``tests/data`` by case and tensor, in the dtypes that their keys name."""
+    found = {}
+    with np.load(Path(__file__).parents[2] / "data" / f"{name}.npz") as arrays:
+        for key in arrays.files:
+            case, tensor = key.rsplit(":", 1)[0].split("/")
+            dtype = jnp.dtype(key.rsplit(":", 1)[1])
+            found.setdefault(case, {})[tensor] = arrays[key].view(dtype)
+    return found
