@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qpass.compare import layer_errors
+from qpass.folds.find import scaled
 from qpass.folds.fold import Fold, apply_all
 from qpass.folds.methods import of_fold
 
@@ -46,7 +48,7 @@ def awq(
     folds = tuple(folds)
     typical = [jnp.sqrt(of_fold(fold, square, "square")) for fold in folds]
     tried = [[_factors(x, alpha) for x in typical] for alpha in alphas]
-    seen = [_errors(q, apply_all(params, zip(folds, each, strict=True)), args) for each in tried]
+    seen = _errors(q, params, args, folds, tried)
     chosen = []
     for k, fold in enumerate(folds):
         best = np.argmin([_loss(fold, errors) for errors in seen], axis=0)
@@ -62,10 +64,19 @@ def _factors(typical: jax.Array, alpha: float) -> jax.Array:
     return s / jnp.sqrt(ends)
 
 
-def _errors(q: Any, params: Any, args: tuple) -> Errors:
-    """The relative error of each quantized product, in each layer."""
-    seen = q.compare(params, *args)
-    return {e.site: seen.layers.get(e.site, (e.relative_error,)) for e in seen.sites}
+def _errors(
+    q: Any, params: Any, args: tuple, folds: Sequence[Fold], tried: Sequence[Sequence[jax.Array]]
+) -> list[Errors]:
+    """For each list of factors the relative error of each quantized product, in each layer.
+
+    Compiled once: the factors are arguments.
+    """
+    with q._enter((params, *args), {}) as (boundary, call):
+        plan = q._plan(call, boundary)
+        errors = layer_errors(plan, call, q.given)
+        run = jax.jit(lambda values, factors: errors(scaled(plan, values, folds, factors)))
+        found = [run(list(call.values), list(factors)) for factors in tried]
+    return [{site: tuple(map(float, e)) for site, e in seen.items()} for seen in found]
 
 
 def _loss(fold: Fold, errors: Errors) -> np.ndarray:

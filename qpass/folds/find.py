@@ -169,13 +169,23 @@ def _scaled(plan: Plan, call: Call, folds: Sequence[Fold]) -> list[Any]:
     The factors are powers of two: what is multiplied by them and divided again has the same bits,
     so that all of a difference is the fold's.
     """
-    order, values = parameter_leaves(plan), list(call.values)
-    for seed, fold in enumerate(folds):
-        drawn = np.random.default_rng(seed).integers(-2, 3, fold.groups.max() + 1)
-        factors = jnp.asarray(2.0 ** drawn[fold.groups.ravel()], jnp.float32)
+    drawn = [
+        np.random.default_rng(seed).integers(-2, 3, fold.groups.max() + 1)[fold.groups]
+        for seed, fold in enumerate(folds)
+    ]
+    factors = [jnp.asarray(2.0**exponents, jnp.float32) for exponents in drawn]
+    return scaled(plan, call.values, folds, factors)
+
+
+def scaled(
+    plan: Plan, values: Sequence[Any], folds: Sequence[Fold], factors: Sequence[jax.Array]
+) -> list[Any]:
+    """A program's inputs with these factors folded in; can be traced."""
+    order, values = parameter_leaves(plan), list(values)
+    for fold, s in zip(folds, factors, strict=True):
         for part in fold.parts:
             k = order[part.position]
-            values[k] = part.scaled(values[k], factors)
+            values[k] = part.scaled(values[k], jnp.ravel(s))
     return values
 
 
