@@ -16,8 +16,15 @@ from qpass.errors import CallError
 from qpass.given import Given
 from qpass.graph.program import Call
 from qpass.keys import check_leaf_key, leaf_keys
-from qpass.numerics import Packed, QTensor
-from qpass.ops.weights import Storage, abstract_weight, check_finite, encode_weight, weighs
+from qpass.numerics import QTensor
+from qpass.ops.weights import (
+    Storage,
+    abstract_weight,
+    check_finite,
+    encode_weight,
+    kind,
+    weighs,
+)
 from qpass.plan import Plan
 
 
@@ -239,17 +246,11 @@ def check_leaf(plan: Plan, index: int, value: Any) -> None:
             "or the rules that quantized it."
         )
     expected = abstract_weight(value, storage)
-    if _kind(expected) != _kind(value):
+    if kind(expected) != kind(value):
         raise CallError(
             f"{path} is stored as {value}, but these rules store it as {expected}. "
             "Quantize the float parameters again with these rules."
         )
-
-
-def _kind(q: QTensor) -> tuple:
-    given = (q.codes, q.scale, q.zero, q.outer)
-    arrays = [None if x is None else (x.shape, x.dtype) for x in given]
-    return q.qtype, q.groups, q.order, isinstance(q.codes, Packed), *arrays
 
 
 def tree_nbytes(tree: Any) -> int:

@@ -12,6 +12,7 @@ from jax import lax
 from qpass.errors import QuantizeError
 from qpass.numerics import (
     Mse,
+    Packed,
     PowerOfTwo,
     QTensor,
     Quantizer,
@@ -102,6 +103,13 @@ def abstract_weight(aval: Any, storage: Storage) -> QTensor:
     """What `encode_weight` gives for a leaf of this shape and dtype, without its arrays."""
     x = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     return jax.eval_shape(partial(encode_weight, storage=shaped(storage)), x)
+
+
+def kind(q: QTensor) -> tuple:
+    """All that two tensors need to have alike to be stored alike; zero points may be floats."""
+    arrays = [None if x is None else (x.shape, x.dtype) for x in (q.codes, q.scale, q.outer)]
+    zero = None if q.zero is None else q.zero.shape  # float32 where a file has it between codes
+    return q.qtype, q.groups, q.order, isinstance(q.codes, Packed), zero, *arrays
 
 
 def shaped(storage: Storage) -> Storage:
