@@ -5,7 +5,8 @@ goes on with what it is given as the results. Call boundaries are entered, and s
 iteration by iteration, so that each layer is stopped at by itself. What lies between is compiled,
 a stretch of a scan's body once for all iterations.
 
-Held in memory are, for each batch, the values that are still to be read.
+Values that are still to be read wait on the host, of each batch; on the device there are those of
+one batch at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qpass.graph._jax import Jaxpr, JaxprEqn, Literal, equation_context, named_like, scan_parts
 from qpass.graph.dataflow import Key
@@ -39,7 +41,7 @@ class Lockstep:
         rewriter: evaluates all equations but those that are stopped at.
         stops: products to stop at, by call path; inside of nothing but `CALLS` and scans.
         stop: of such a product, its operands for each batch, what it is fed and the iterations of
-            the scans around it: its result for each batch.
+            the scans around it: its result for each batch, `waiting`.
     """
 
     rewriter: Rewriter
@@ -97,7 +99,8 @@ class Lockstep:
             self._compiled[key] = self._compile(jaxpr, part, frame, last)
         reads, writes, run = self._compiled[key]
         for env in envs:
-            env.update(zip(writes, run([env[v] for v in reads], frame.feeds), strict=True))
+            made = map(waiting, run([env[v] for v in reads], frame.feeds))
+            env.update(zip(writes, made, strict=True))
 
     def _compile(self, jaxpr: Jaxpr, part: tuple[int, ...], frame: Frame, last: dict) -> tuple:
         eqns = [jaxpr.eqns[index] for index in part]
@@ -152,7 +155,8 @@ class Lockstep:
             rows.append([out[n:] for out in values])
         rows = rows[::-1] if eqn.params["reverse"] else rows
         stacked = [
-            [jnp.stack(ys) for ys in zip(*batch, strict=True)] for batch in zip(*rows, strict=True)
+            [waiting(jnp.stack(ys)) for ys in zip(*batch, strict=True)]
+            for batch in zip(*rows, strict=True)
         ]
         return [[*carry, *ys] for carry, ys in zip(carries, stacked, strict=True)]
 
@@ -169,6 +173,14 @@ class _Slices:
             layer = jax.tree.map(lambda a: a[self.number], self.stacked(x))
             self.known[id(x)] = (x, layer)  # x itself, so that its id stays its own
         return self.known[id(x)][1]
+
+
+def waiting(value: Any) -> Any:
+    """A value that is read later: an array of one device goes to the host."""
+    if not isinstance(value, jax.Array) or len(value.sharding.device_set) > 1:
+        return value
+    is_plain = not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return np.array(value) if is_plain else value  # a view would keep the array
 
 
 def _read(env: Mapping[Any, Any], atom: Any) -> Any:

@@ -21,7 +21,7 @@ from qpass.graph.provenance import Origin
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.methods.gptq import GPTQ
-from qpass.methods.lockstep import CALLS, At, Batches, Lockstep
+from qpass.methods.lockstep import CALLS, At, Batches, Lockstep, waiting
 from qpass.methods.operand import Solved, solve_read
 from qpass.methods.placed import Placed
 from qpass.numerics import QTensor
@@ -245,7 +245,7 @@ class _Stop:
         hessian = self._hessian(decision, acts, others)
         tensor = _solved(self.method, decision, self.placed, at, hessian).tensor(decision)
         run = self._jitted(("product", key), self._product, decision)
-        return [run(x, tensor, more, fed) for x, more in zip(acts, others, strict=True)]
+        return [waiting(run(x, tensor, more, fed)) for x, more in zip(acts, others, strict=True)]
 
     def _product(
         self, decision: Decision, x: jax.Array, w: QTensor, others: list, fed: Any

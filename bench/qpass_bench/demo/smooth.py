@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 
 import qpass
-from qpass_bench.demo.methods import WINDOW, load
 from qpass_bench.demo.options import Options
+from qpass_bench.demo.subjects import WINDOW, load
 from qpass_bench.models.decoder import Forward
 from qpass_bench.models.evaluate import Loss, make_loss, perplexity
 from qpass_bench.running.measure import machine
