@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -37,7 +40,14 @@ class RowQuantizer:
         supports: Rows -> None, or the reason for refusing them.
         run: (rows, x float32 `[rows, k]`) -> int8 codes `[rows, k]` and float32 scales `[rows,
             groups]`. Traceable; asked only for supported rows.
+        widens: whether `run` takes x in its own dtype.
     """
 
     supports: Callable[[Rows], str | None]
     run: Callable[[Rows, Any], tuple[Any, Any]]
+    widens: bool = False
+
+
+def most(name: str) -> np.float32:
+    """The scale with which code -128 means about the greatest number of the dtype."""
+    return np.float32(float(jnp.finfo(name).max) * (1 - 2**-22) / 128)

@@ -103,7 +103,8 @@ def _run(x, *, quantizer, contract, kernels, platform):
     formula = partial(_formula, quantizer=quantizer, contract=contract)
     if kernel is None:
         return jax.tree.leaves(formula(x))
-    arrays = kernel.run(rows, lax.reshape(as_f32(x), (rows.rows, rows.k)))
+    x = x if kernel.widens else as_f32(x)
+    arrays = kernel.run(rows, lax.reshape(x, (rows.rows, rows.k)))
     shapes = jax.tree.leaves(jax.eval_shape(formula, x))
     return [lax.reshape(a, s.shape) for a, s in zip(arrays, shapes, strict=True)]
 

@@ -12,6 +12,7 @@ from qpass_kernels.epilogue import finish
 from qpass_kernels.hopper import batches
 from qpass_kernels.hopper.pipeline import matrix
 from qpass_kernels.hopper.ragged import HOPPER_RAGGED
+from qpass_kernels.hopper.rows import HOPPER_ROWS
 from qpass_kernels.hopper.work import Config, Work
 from qpass_kernels.kernel import Kernel, Product, dtype, fuses_all
 from qpass_kernels.reference import scaled
@@ -45,6 +46,7 @@ def of_codes(
         meant_for=meant_for,
         fuses=fuses_all,
         configs=configs,
+        rows=HOPPER_ROWS,
         ragged=HOPPER_RAGGED,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from qpass_kernels.kernel import FLOATS, first_reason
 from qpass_kernels.native import library
-from qpass_kernels.row_quantizer import RowQuantizer, Rows
+from qpass_kernels.row_quantizer import RowQuantizer, Rows, most
 
 
 def supports(rows: Rows) -> str | None:
@@ -41,13 +41,8 @@ def run(rows: Rows, x: Any, isa: str = "") -> tuple[Any, Any]:
         jax.ShapeDtypeStruct((rows.rows, rows.groups), jnp.float32),
     )
     call = jax.ffi.ffi_call("QpassQuantizeRows", shapes)
-    codes, scales = call(x, group=np.int64(rows.group), most=_most(rows.dtype), isa=isa)
+    codes, scales = call(x, group=np.int64(rows.group), most=most(rows.dtype), isa=isa)
     return codes, scales
-
-
-def _most(name: str) -> np.float32:
-    """The scale with which code -128 means about the greatest number of the dtype."""
-    return np.float32(float(jnp.finfo(name).max) * (1 - 2**-22) / 128)
 
 
 NATIVE_ROWS = RowQuantizer(supports, run)
