@@ -94,8 +94,8 @@ def stack_shape(path: str, parts: list[Part]) -> tuple[int, ...]:
 
 
 def _fitting(template: str, to: To, names: list[str]) -> list[tuple[str, Part]]:
-    pattern, places = _pattern(template)
-    inside = _places(to.path)
+    pattern, places = pattern_of(template)
+    inside = places_of(to.path)
     if missing := [place for place in inside if place not in places]:
         raise CheckpointError(
             f"Name {missing[0]!r} in {template!r} too: the path {to.path!r} takes it from there."
@@ -111,7 +111,7 @@ def _fitting(template: str, to: To, names: list[str]) -> list[tuple[str, Part]]:
     return found
 
 
-def _pattern(template: str) -> tuple[re.Pattern, list[str]]:
+def pattern_of(template: str) -> tuple[re.Pattern, list[str]]:
     """What fits a template, and its places in order."""
     text, places = "", []
     for literal, place, _, _ in _parsed(template):
@@ -123,7 +123,8 @@ def _pattern(template: str) -> tuple[re.Pattern, list[str]]:
     return re.compile(text), places
 
 
-def _places(template: str) -> list[str]:
+def places_of(template: str) -> list[str]:
+    """Names in the braces of a template, in order."""
     return [place for _, place, _, _ in _parsed(template) if place is not None]
 
 

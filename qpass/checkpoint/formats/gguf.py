@@ -80,7 +80,7 @@ def _package(path: Path) -> ModuleType:
         import gguf
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"Install qpass-jax[import] to read {path}: that takes the package gguf."
+            f"Install qpass-jax[checkpoint] to read {path}: that takes the package gguf."
         ) from error
     return gguf
 

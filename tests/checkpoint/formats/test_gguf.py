@@ -11,7 +11,7 @@ from qpass.checkpoint.formats.gguf import BLOCK_TYPES
 from qpass.errors import CheckpointError
 from tests.checkpoint.formats.written import codes, float32
 
-gguf = pytest.importorskip("gguf", reason="reads GGUF files: qpass-jax[import]")
+gguf = pytest.importorskip("gguf", reason="reads GGUF files: qpass-jax[checkpoint]")
 
 VECTORS = np.load(Path(__file__).parents[2] / "data" / "gguf.npz")
 EXACT = ("Q4_0", "Q5_0", "Q8_0", "Q6_K")
