@@ -15,7 +15,7 @@ from qpass.folds.fold import Folds, Refusal
 from qpass.folds.hadamard import block_order
 from qpass.folds.products import result_dims
 from qpass.folds.rotation import Gain, Rotation, Rotations, Side
-from qpass.folds.turn import Turn, Turning, parameter_of, power, runs, turned_dims
+from qpass.folds.turn import Turn, Turning, power, runs, turned_dims
 from qpass.folds.turn_rules import BY_CHANNEL, TURN_RULES
 from qpass.folds.wiring import Wiring
 from qpass.graph.dimensions import dimensions
@@ -162,8 +162,9 @@ def _demands(plan: Plan, state: Turning, folds: Folds) -> Iterator[Gain | None]:
 
 def _gains(plan: Plan, state: Turning, folds: Folds, equation: int, node: int) -> Iterator[Gain]:
     """The folds that make a gain 1, all of it."""
-    leaf = parameter_of(state.wiring, node)
     (result,) = state.wiring.results(equation)
+    dims = turned_dims(state.charges[result]) if result in state.charges else frozenset()
+    leaf = state.gain_of(node, dims)
     if leaf is None or result not in state.charges or power(state.charges[result]) != 1:
         raise state.located(equation, BY_CHANNEL)
     path, position = plan.program.leaves[leaf].path, parameter_leaves(plan).index(leaf)

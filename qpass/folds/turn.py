@@ -114,6 +114,20 @@ class Turning(State):
             for n in operands
         )
 
+    def gain_of(self, node: int, dims: Collection[int]) -> int | None:
+        """The parameter that a factor is, times what is the same along these axes; None for none.
+
+        ``x * (rsqrt(...) * gain)`` is a norm as well.
+        """
+        wiring, above = self.wiring, self.wiring.above(node)
+        op = None if above is None else wiring.attribute(above, "op")
+        if above is None or op != "mul":
+            if op is None and above is not None and wiring.ndim(above) == wiring.ndim(node):
+                return self.gain_of(above, dims)  # the same value outside
+            return parameter_of(wiring, node)
+        varying = [n for n in wiring.operands(above) if not self.is_even(n, dims)]
+        return self.gain_of(varying[0], dims) if len(varying) == 1 else None
+
 
 def power(charge: Charge) -> int:
     """Of a turn its power."""

@@ -12,7 +12,7 @@ from qpass.folds.layout import LAYOUTS, REDUCE
 from qpass.folds.products import met_dims, result_dims
 from qpass.folds.rules import RULES, follow_layout
 from qpass.folds.search import At, Rule
-from qpass.folds.turn import Turn, Turning, parameter_of, power, turned_dims
+from qpass.folds.turn import Turn, Turning, power, turned_dims
 from qpass.graph.dimensions import dimensions, expert_axis
 
 BY_CHANNEL = "multiplies turned channels by factors of their own"
@@ -94,10 +94,11 @@ def _times(at: At) -> None:
         charge = first or second
         assert charge is not None
         other = b if first else a
-        if is_even(at, other, charge) or _is_gain(at, other):
+        if is_even(at, other, charge) or _is_gain(at, other, charge):
             at.set(result, charge)
     elif out:
-        even = [n for n in (a, b) if is_even(at, n, out)] or [n for n in (b, a) if _is_gain(at, n)]
+        even = [n for n in (a, b) if is_even(at, n, out)]
+        even += [n for n in (b, a) if _is_gain(at, n, out)]
         if not even:
             raise Refused("multiplies two values channel by channel")
         at.set(a if even[0] == b else b, out)
@@ -113,8 +114,8 @@ def _pair(at: At, first: Charge, second: Charge) -> None:
     at.set(at.results[0], replace(first, power=2))
 
 
-def _is_gain(at: At, node: int) -> bool:
-    return parameter_of(at.state.wiring, node) is not None
+def _is_gain(at: At, node: int, charge: Charge) -> bool:
+    return _turning(at).gain_of(node, turned_dims(charge)) is not None
 
 
 def _over(at: At) -> None:

@@ -23,6 +23,7 @@ class Decoder:
         tied: whether the head is the embedding.
         post: whether what a block adds goes through a norm with a gain first.
         positions: whether positions are learned, and the embedding scaled.
+        factored: whether a norm multiplies its gain by the rest first.
         cached: whether values go through a cache that the layers carry.
     """
 
@@ -32,6 +33,7 @@ class Decoder:
     tied: bool = False
     post: bool = False
     positions: bool = False
+    factored: bool = False
     cached: bool = False
 
     def __call__(self, p, ids):
@@ -61,8 +63,9 @@ class Decoder:
         """Over the last axis, with a gain; and with a bias where it takes the mean off."""
         if self.means:
             x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        return x * w["gain"] + w["bias"] if self.means else x * w["gain"]
+        factor = lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        x = x * (factor * w["gain"]) if self.factored else (x * factor) * w["gain"]
+        return x + w["bias"] if self.means else x
 
     def added(self, w, x):
         """What a block adds to the stream."""

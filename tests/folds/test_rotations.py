@@ -36,7 +36,7 @@ FOUND = {
         VALUES,
     ),
     "means and biases": (
-        Decoder(scanned=True, means=True, biased=True, positions=True),
+        Decoder(scanned=True, means=True, biased=True, positions=True, factored=True),
         STREAM | BIASES,
         True,
         VALUES | {"layers/v_bias"},
