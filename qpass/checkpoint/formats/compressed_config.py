@@ -63,6 +63,7 @@ def groups(config: Mapping[str, Any], where: str) -> list[Group]:
     Raises:
         CheckpointError: there are none with weights, or one is not understood.
     """
+    _check_plain(config, where)
     given = config.get("config_groups")
     if not isinstance(given, Mapping):
         raise CheckpointError(f"Give a configuration with config_groups; {where} has {given!r}.")
@@ -90,6 +91,18 @@ def of_layer(given: list[Group], layer: str, where: str) -> Weights:
             "which class it is of does not stand in the file."
         )
     return chosen[0].weights
+
+
+def _check_plain(config: Mapping[str, Any], where: str) -> None:
+    """Refuse what changes the function or the layout of all tensors."""
+    sparse = (config.get("sparsity_config") or {}).get("format") or "dense"
+    if sparse != "dense":
+        raise CheckpointError(f"Give a checkpoint without sparsity; {where} says {sparse!r}.")
+    if (config.get("transform_config") or {}).get("config_groups"):
+        raise CheckpointError(
+            f"Give a checkpoint whose weights are not turned; {where} has a transform_config, and "
+            "activations would have to be turned as well."
+        )
 
 
 def _weights(given: Mapping[str, Any], where: str) -> Weights:

@@ -115,6 +115,10 @@ def leaf(layer: Layer) -> Leaf:
     if not packed:
         return Leaf(stored.shape, where, lambda: _plain(layer))
     if stored.dtype == np.uint8:
+        if layer.weights.bits != 4:
+            raise CheckpointError(
+                f"Give integers, fp8 or fp4; {where} packs floats of {layer.weights.bits} bits."
+            )
         shape = (stored.shape[0], 2 * stored.shape[1])
         return Leaf(shape, where, lambda: _fp4(layer, shape))
     shape = _original_shape(layer, stored.shape[0])

@@ -175,6 +175,6 @@ def _saver() -> Callable:
         from safetensors.numpy import save_file
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            "Install qpass-jax[checkpoint] to write checkpoints: that takes the package safetensors."
+            "Install qpass-jax[checkpoint] to write files: that takes the package safetensors."
         ) from error
     return save_file

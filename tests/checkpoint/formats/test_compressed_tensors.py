@@ -133,6 +133,7 @@ def test_act_order_is_dense_with_the_reason(tmp_path):
         ("pack4.sym", {"weight_scale": np.full((40, 3), np.nan, np.float32)}, "120 of its scales"),
         ("nvfp4", {"weight_global_scale": np.zeros(1, np.float32)}, "divided by it"),
         ("fp8.block", {"weight_scale": np.ones((2, 3), np.float32)}, "shape"),
+        ("pack8.sym", {"weight_packed": np.zeros((40, 72), np.uint8)}, "floats of 8 bits"),
         ("mxfp4", {"weight_scale": np.ones((40, 3), np.float32)}, "exponents"),
         ("int8.channel", {"weight": np.zeros((40, 96), np.int16)}, "not fp8"),
     ],
@@ -153,6 +154,8 @@ def test_parts_that_contradict_each_other_are_refused(tmp_path, case, changes, m
         (config({"num_bits": 8, "strategy": "block"}), "block_structure"),
         (config(weights("pack4.sym"), targets=["re:.*down"]), "in one group"),
         ({"quant_method": "exotic"}, "'exotic'"),
+        (config(weights("int8.channel")) | {"sparsity_config": {"format": "24"}}, "'24'"),
+        (config({}) | {"transform_config": {"config_groups": {"a": {}}}}, "not turned"),
     ],
 )
 def test_configurations_that_do_not_say_enough_are_refused(tmp_path, quantization, message):
