@@ -70,6 +70,18 @@ def _free(at: At, k: int) -> dict[int, int]:
     return {d: to for d, to in result_dims(at.eqn, k).items() if d not in batch}
 
 
+def _convolution(at: At) -> None:
+    """Output channels of the kernel, as of an embedding of patches."""
+    p, kernel, result = at.eqn.params, at.operands[1], at.results[0]
+    out = at.charge(result)
+    feature, to = p["dimension_numbers"].out_spec[1], p["dimension_numbers"].rhs_spec[0]
+    if out is None or p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
+        raise Refused(Turning.unknown)
+    if not turned_dims(out) <= {feature}:
+        raise Refused("takes apart channels that are turned together")
+    at.set(kernel, at.along(result, out, {feature: to}, kernel))
+
+
 def _sum(at: At) -> None:
     """``a + b``: both are turned, but for one that is the same in all channels."""
     result, nodes = at.results[0], (*at.operands, *at.results)
@@ -183,6 +195,7 @@ TURN_RULES: Mapping[str, Rule] = MappingProxyType(
         **dict.fromkeys(("add", "add_any", "sub"), _sum),
         **dict.fromkeys(("dot_general", "ragged_dot_general"), _product),
         **dict.fromkeys(("square", "integer_pow"), _square),
+        "conv_general_dilated": _convolution,
         "div": _over,
         "mul": _times,
         "neg": _same,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import qpass
 from qpass.folds.find import BOUND
@@ -168,6 +169,17 @@ def test_a_part_that_is_read_by_itself():
     np.testing.assert_array_equal(turned["up"][:, :4], params["up"][:, :4])
     after = p.in_float64(fn, turned, p.inputs())
     np.testing.assert_allclose(after, p.in_float64(fn, params, p.inputs()), rtol=1e-5, atol=1e-5)
+
+
+def test_patches_of_a_convolution():
+    params = p.parameters("q", "gain", kernel=(p.D, 3, 2))
+
+    def patched(w, x):
+        h = lax.conv_general_dilated(x, w["kernel"], (1,), "VALID")
+        return jnp.tanh((p.rms(h.transpose(0, 2, 1)) * w["gain"]) @ w["q"])
+
+    (rotation,) = rotations_of(patched, params, jnp.ones((1, 3, 8)))
+    assert set(rotation.paths) == {"kernel", "q"}
 
 
 def test_sizes_without_a_matrix():

@@ -157,6 +157,15 @@ class ModelTests:
         assert all(refusal.reason for refusal in folds.refusals)
         assert folds.error <= 1e-6
 
+    def test_rotations_change_nothing(self, model: Model) -> None:
+        """Each product of a weight has a rotation of what it reads, or a reason."""
+        rotations = model.quantized.rotations(model.params, *model.inputs)
+        told = {site for r in (*rotations, *rotations.refusals) for site in r.sites}
+        rows = [row for row in model.plan.rows if row.role == "forward" and not row.forward]
+        assert told >= {row.id for row in rows if "dot" in row.op}
+        assert all(refusal.reason for refusal in rotations.refusals)
+        assert rotations.error <= 1e-6
+
     def test_int8_logits_are_near_float(self, model: Model, models_page: Callable) -> None:
         wanted = jax.eval_shape(model.fn, model.params, *model.inputs)
         assert (model.int8_logits.shape, model.int8_logits.dtype) == (wanted.shape, wanted.dtype)

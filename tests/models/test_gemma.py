@@ -185,3 +185,13 @@ def test_folds_find_the_norms_before_products():
         for layer in (f"params/layer_{k}" for k in range(LAYERS)):
             (fold,) = [f for f in folds if f"{layer}/{weight}" in f.weights]
             assert fold.absorbed_by == (f"{layer}/{norm}/scale",)
+
+
+def test_norms_after_blocks_refuse_rotations():
+    """Only the values of heads turn: a gain after a block goes into the residual stream."""
+    model = gemma3()
+    rotations = model.quantized.rotations(model.params, *model.inputs)
+    assert [r.size for r in rotations] == [16] * LAYERS
+    reasons = [r.reason for r in rotations.refusals if any("attn" in s for s in r.sites)]
+    assert reasons
+    assert all("post_attention_norm/scale" in r and "post-norm" in r for r in reasons)
