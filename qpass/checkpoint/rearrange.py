@@ -1,4 +1,7 @@
-"""Axes of a parameter as those of a leaf: `"(n h) d -> d n h"`, for arrays and QTensors alike."""
+"""Axes of a parameter as those of a leaf: `"(n h) d -> d n h"`, for arrays and QTensors alike.
+
+A number is an axis of that size: `"(n h 2) d -> d n (2 h)"` takes pairs apart.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+import jax
 import jax.numpy as jnp
 
 from qpass.checkpoint.formats import Decoded
 from qpass.errors import CheckpointError
 from qpass.numerics import QTensor
+from qpass.numerics.axes import inverse
 from qpass.numerics.packing import pack
 
 type Group = tuple[str, ...]
@@ -65,23 +70,56 @@ def rearrange(found: Decoded, text: str, shape: tuple[int, ...], where: str) -> 
     """
     value = found.value
     axes = parse(text or _implied(value.shape, shape, where))
-    sizes = _sizes(axes, value.shape, shape, where)
-    names, order = _flat(axes.left), _flat(axes.right)
-    split, perm = tuple(sizes[n] for n in names), tuple(names.index(n) for n in order)
+    steps = _steps(axes, _sizes(axes, value.shape, shape, where))
     if not isinstance(value, QTensor):
-        return Decoded(value.reshape(split).transpose(perm).reshape(shape), found.reason)
-    if (moved := _moved(value, split, perm, shape)) is not None:
+        return Decoded(_array_moved(value, steps), found.reason)
+    if (moved := _moved(value, steps)) is not None:
         return Decoded(moved, found.reason)
-    dense = value.dequantize()
-    return Decoded(dense.reshape(split).transpose(perm).reshape(shape), UNFOLLOWED)
+    return Decoded(_array_moved(value.dequantize(), steps), UNFOLLOWED)
 
 
-def _moved(
-    q: QTensor, split: tuple[int, ...], perm: tuple[int, ...], shape: tuple[int, ...]
-) -> QTensor | None:
+@dataclass(frozen=True)
+class Steps:
+    """How axes move: they are split, permuted, merged, and the merged ones permuted.
+
+    What lies last in memory, which products contract in checkpoints, is merged last of all: else
+    codes would have to be moved from where kernels read them.
+
+    Attributes:
+        split: sizes of all names in the order of the parameter.
+        perm: names in the order in which they are merged.
+        merged: sizes of the leaf's axes in that order.
+        last: the leaf's axes out of these.
+    """
+
+    split: tuple[int, ...]
+    perm: tuple[int, ...]
+    merged: tuple[int, ...]
+    last: tuple[int, ...]
+
+
+def _steps(axes: Axes, sizes: dict[str, int]) -> Steps:
+    names = _flat(axes.left)
+    order = sorted(range(len(axes.right)), key=lambda i: names[-1] in axes.right[i])
+    groups = [axes.right[i] for i in order]
+    return Steps(
+        tuple(sizes[name] for name in names),
+        tuple(names.index(name) for group in groups for name in group),
+        tuple(math.prod(sizes[name] for name in group) for group in groups),
+        inverse(order),
+    )
+
+
+def _array_moved(value: jax.Array, steps: Steps) -> jax.Array:
+    merged = value.reshape(steps.split).transpose(steps.perm).reshape(steps.merged)
+    return merged.transpose(steps.last)
+
+
+def _moved(q: QTensor, steps: Steps) -> QTensor | None:
     """No code moves but where axes are merged that do not follow each other."""
-    parted = _reshaped(q, split)
-    return None if parted is None else _reshaped(parted.transpose(perm), shape)
+    parted = _reshaped(q, steps.split)
+    merged = None if parted is None else _reshaped(parted.transpose(steps.perm), steps.merged)
+    return None if merged is None else merged.transpose(steps.last)
 
 
 def _reshaped(q: QTensor, shape: tuple[int, ...]) -> QTensor | None:
@@ -116,12 +154,13 @@ def _implied(have: tuple[int, ...], want: tuple[int, ...], where: str) -> str:
 
 
 def _sizes(axes: Axes, have: tuple[int, ...], want: tuple[int, ...], where: str) -> dict[str, int]:
-    """The size of each name: from axes of one name, and what is left of axes of several."""
+    """The size of each name: its number, its axis where that has no other, or what is left."""
     sides = ((axes.left, have), (axes.right, want))
     if any(len(groups) != len(shape) for groups, shape in sides):
         raise CheckpointError(_unfit(axes, have, want, where))
     pairs = [pair for groups, shape in sides for pair in zip(groups, shape, strict=True)]
-    sizes = {group[0]: size for group, size in pairs if len(group) == 1}
+    sizes = {name: int(name) for name in _flat(axes.left) if name.isdecimal()}
+    sizes |= {group[0]: size for group, size in pairs if len(group) == 1}
     for group, size in pairs:
         unknown = [name for name in group if name not in sizes]
         known = math.prod(sizes[name] for name in group if name in sizes)

@@ -1,5 +1,7 @@
 """Parameters of a function out of a checkpoint: templates, axes, layers, plans, and errors."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from tests.checkpoint.formats.written import folder
 LAYERS, WIDTH, HEADS, SIZE, HIDDEN = 3, 64, 4, 32, 96
 
 
+@cache
 def weight(seed, shape, scheme="int4 g16"):
     """What an import gives of a weight ``[out, in]``."""
     x = jax.random.normal(jax.random.key(seed), shape)
@@ -189,6 +192,18 @@ def test_axes_that_scales_cannot_follow_are_dequantized_and_said_so():
     assert "cannot follow" in filled.report[0].how
     value = np.asarray(given["w"].dequantize()).reshape(24, 2, 24).transpose(1, 0, 2)
     np.testing.assert_array_equal(filled.params["w"], value)
+
+
+def test_pairs_of_rotary_rows_are_taken_apart_with_their_codes():
+    """llama.cpp has the rows of a head in pairs, one of each half; qpass keeps halves together."""
+    given = source({"blk.0.attn_q.weight": weight(0, (HEADS * SIZE, WIDTH))})
+    like = {"q": jax.ShapeDtypeStruct((WIDTH, HEADS, SIZE), jnp.float32)}
+    filled = fill(like, given, {"blk.0.attn_q": To("q", "(n h 2) d -> d n (2 h)")})
+    value = np.asarray(given["blk.0.attn_q.weight"].dequantize())
+    halves = value.reshape(HEADS, SIZE // 2, 2, WIDTH).transpose(0, 2, 1, 3)
+    exact = halves.reshape(HEADS, SIZE, WIDTH).transpose(2, 0, 1)
+    assert filled.report[0].how == "codes kept: int4 g16"
+    np.testing.assert_array_equal(filled.params["q"].dequantize(), exact)
 
 
 def test_what_is_left_over_goes_by_shape_where_one_alone_has_it():
