@@ -1,9 +1,11 @@
 """Quantized convolutions: what they give is the convolution of the values that codes stand for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ import qpass
 from qpass.errors import RuleError
 from qpass.numerics import as_quantizer, quantize
 from qpass.ops.conv import CONV
-from qpass.ops.conv_forms import ByIntegers, ByKernel, ByTaps, ByXla, Form, quantized
+from qpass.ops.conv_by_kernel import ByKernel
+from qpass.ops.conv_by_xla import ByIntegers, ByTaps, ByXla
+from qpass.ops.conv_form import Form
+from qpass.ops.conv_operands import quantized
 from qpass.ops.operations import Quantized, on_the_fly
 from qpass.ops.weights import encode_weight
 from qpass_kernels import KERNELS
@@ -264,6 +269,34 @@ def test_what_is_refused_says_why_and_the_way_out(name):
     params, x = {"w": jnp.ones((3, 3, 4, 4))}, jnp.ones(shapes.get(name, (2, 6, 6, 4)))
     with pytest.raises(RuleError, match=f"conv_general_dilated.0: {reason}"):
         qpass.transform(fn, rule).plan(params, x)
+
+
+@pytest.mark.parametrize("name", ["2-D", "depthwise", "point"])
+def test_an_exported_convolution_gives_the_same(name):
+    """As its own form for each platform; on the one at hand the same bits."""
+    params, x = arrays(CASES[name])
+    q = qpass.transform(CASES[name].run, qpass.Rule(weight="int8", act="int8"))
+    qparams = q.quantize(params, x)
+    call = jax.jit(lambda codes, x: q(qparams | {"w": replace(qparams["w"], codes=codes)}, x))
+    codes = qparams["w"].codes
+    exported = jax.export.export(call, platforms=("cpu", "cuda", "tpu"))(codes, x)
+    loaded = jax.export.deserialize(exported.serialize())
+    np.testing.assert_array_equal(loaded.call(codes, x), call(codes, x))
+
+
+def test_gradients_outside_stay_float_and_say_so():
+    params, x = arrays(PLAIN)
+    rule = qpass.Rule(weight="int8", act="int8", grad="int8")
+    (row,) = qpass.transform(PLAIN.run, rule).plan(params, x).rows
+    assert [note.split(":")[0] for note in row.notes] == [
+        "dlhs stays float",
+        "drhs stays float",
+    ]
+    grads = [
+        jax.grad(lambda p, r=r: jnp.sum(qpass.transform(PLAIN.run, r)(p, x) ** 2))(params)
+        for r in (rule, INT8)
+    ]
+    np.testing.assert_array_equal(grads[0]["w"], grads[1]["w"])
 
 
 def test_gradients_inside_stay_float_and_say_so():
