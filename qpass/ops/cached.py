@@ -1,7 +1,7 @@
 """A cache inside of a program: codes and scales that are updated where the float array would be.
 
-What is written is quantized once, in the blocks of the cache, and written into codes and scales
-alike. The rest of the cache is not touched and never decoded.
+What is written is quantized once, in the blocks of the cache, and written into codes, scales and
+zero points alike. The rest of the cache is not touched and never decoded.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _as_wide(q: QTensor, blocks: Blocks) -> bool:
 
 
 def _written(cached: Cached, new: QTensor, write: Callable, write_logical: Callable) -> Cached:
-    """The cache with an entry written into codes, scales, and the latent array.
+    """The cache with an entry written into codes, scales, zero points, and the latent array.
 
     XLA would fuse what reads it with the write, and do that twice, on a copy of the whole cache.
     """
@@ -127,9 +127,11 @@ def _written(cached: Cached, new: QTensor, write: Callable, write_logical: Calla
     latent = None
     if q.latent is not None and new.latent is not None:
         latent = write_logical(q.latent, new.latent)
-    both = write(q.codes, new.codes), write(q.scale, new.scale)
-    codes, scale = lax.optimization_barrier(both)
-    return replace(cached, tensor=replace(q, codes=codes, scale=scale, latent=latent))
+    pairs = (q.codes, new.codes), (q.scale, new.scale), (q.zero, new.zero)
+    written = tuple(write(old, part) for old, part in pairs if old is not None)
+    codes, scale, *zero = lax.optimization_barrier(written)
+    kept = replace(q, codes=codes, scale=scale, zero=zero[0] if zero else None, latent=latent)
+    return replace(cached, tensor=kept)
 
 
 def _in_order_of(array: jax.Array, q: QTensor, order: Sequence[int]) -> jax.Array:

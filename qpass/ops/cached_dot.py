@@ -3,7 +3,8 @@
 A scale of a whole row of what the product gives, as of a key in ``QK``, multiplies the result: what
 every product with a quantized operand does. A scale of what is summed over, as of a value in
 ``PV``, multiplies the other operand before the product. Where it also varies in groups along an
-axis of the result, every group is a product of its own.
+axis of the result, every group is a product of its own. There zero points are taken off the result:
+what they add to it is the same for all that share them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,20 @@ def cached_dot(spec: DotSpec, x: jax.Array, w: QTensor, fed: Any = None) -> jax.
         return float_dot(spec, x, dequantize(w))
     if grouped:
         return _by_groups(spec, x, w, grouped[0], fed)
-    return quantized_dot(spec, _scaled(spec, x, w), _without_scales(w), fed)
+    return _of_codes(spec, x, w, fed)
+
+
+def _of_codes(spec: DotSpec, x: jax.Array, w: QTensor, fed: Any) -> jax.Array:
+    """The product with ``w``, all scales and zero points of which are one along its free axes."""
+    w = w.plain()
+    x = _scaled(spec, x, w)
+    out = quantized_dot(spec, x, _codes(w), fed)
+    if w.zero is None:
+        return out
+    zero = w.zero.astype(jnp.float32) - w.qtype.middle
+    offset = lax.transpose(zero, inverse(w.physical_order))
+    exact = replace(spec, out="float32", sharding=None)
+    return (out - float_dot(exact, x.astype(jnp.float32), offset)).astype(out.dtype)
 
 
 def _varies(w: QTensor, contract: Sequence[int]) -> bool:
@@ -72,8 +86,9 @@ def _scaled(spec: DotSpec, x: jax.Array, w: QTensor) -> jax.Array:
     return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
-def _without_scales(w: QTensor) -> QTensor:
-    return replace(w, scale=jnp.ones((1,) * w.ndim, jnp.float32), groups=())
+def _codes(w: QTensor) -> QTensor:
+    """``w`` without scales and zero points."""
+    return replace(w, scale=jnp.ones((1,) * w.ndim, jnp.float32), zero=None, groups=())
 
 
 def _by_groups(spec: DotSpec, x: jax.Array, w: QTensor, axis: int, fed: Any) -> jax.Array:
@@ -84,7 +99,7 @@ def _by_groups(spec: DotSpec, x: jax.Array, w: QTensor, axis: int, fed: Any) -> 
     assert cut is not None  # groups divide the axis
     x = lax.broadcast_in_dim(x, (*x.shape, count), range(x.ndim))
     inner = replace(spec, dims=_with_groups(spec, x.ndim - 1, axis))
-    out = quantized_dot(inner, _scaled(inner, x, cut), _without_scales(cut), fed)
+    out = _of_codes(inner, x, cut, fed)
     batch = len(spec.dims[1][0])
     out = jnp.moveaxis(out, batch, _place(spec, x.ndim - 1, axis))
     return lax.reshape(out, _result_shape(spec, x.shape[:-1], w.shape))

@@ -25,6 +25,10 @@ from qpass.suggest import did_you_mean, listing, shortened
 from qpass.views.units import bytes_text
 
 NAME_AXES = "name the axes that have a scale for each index: per=(0, 1)"
+NOT_SMOOTH = (
+    ", without smooth=True: the mean of the keys is not known when the first of them is rounded; "
+    "store='int8 asym' leaves out of the range what features have in common"
+)
 type Axes = frozenset[int]
 
 
@@ -201,8 +205,8 @@ def _reading(plan: Plan, decision: Decision, leaf: int, read: Read) -> Decision:
     before = decision.action.scheme if decision.action else Scheme()
     scheme = replace(before, weight=_operand_quantizer(plan, leaf, read))
     action = Quantized(scheme, read.operand, cached=True)
-    kept = ", no mean taken off" if decision.action and decision.action.smooth else ""
-    note = f"reads the cache {path} as it is stored{kept}"
+    smooth = decision.action is not None and decision.action.smooth
+    note = f"reads the cache {path} as it is stored{NOT_SMOOTH if smooth else ''}"
     return replace(decision, action=action, reason="", notes=(*decision.notes, note))
 
 

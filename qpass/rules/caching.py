@@ -65,8 +65,6 @@ def _why_not(store: Quantizer) -> str | None:
         return f"an entry of {qtype.name} has no bytes of its own"
     if qtype.scale_format != FLOAT32 or store.scale_rounding:
         return f"scales of {qtype.name} are not float32"
-    if not store.symmetric:
-        return "a zero point would have to be subtracted at every read"
     if store.is_static or store.is_learned or store.delayed_range:
         return "its range is not that of the entry"
     if store.rounding != NEAREST:

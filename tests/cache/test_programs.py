@@ -55,6 +55,25 @@ def test_what_is_written_is_quantized_and_read_as_codes(store, per, qtype, group
     np.testing.assert_allclose(y, exact, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("store", "levels", "group"), [("int8 asym", 255, H), ("int4 g4 asym", 15, 4)]
+)
+def test_zero_points_are_those_of_each_entry(store, levels, group):
+    """Entries far from zero: their range is what they differ by, and zero."""
+    p, x = programs.params(), 3 + programs.inputs(5)
+    q = qpass.transform(programs.step, stores(store))
+    cache = q.quantize_cache(p, x, programs.empty(), 0)
+    y, cache = jax.jit(q)(p, x, cache, 0)
+    for name, values in zip("kv", entries(p, x), strict=True):
+        assert cache[name].zero.shape == cache[name].scale.shape
+        cut = values.reshape(*values.shape[:-1], -1, group)
+        low, high = cut.min(-1, initial=0), cut.max(-1, initial=0)
+        error = np.abs(floats(cache)[name][:, :5].reshape(cut.shape) - cut).max(-1)
+        assert (error <= (high - low) / levels * (1 + 1e-4)).all()
+    exact = oracle.attend(p, x, floats(cache)["k"], floats(cache)["v"], 0)
+    np.testing.assert_allclose(y, exact, rtol=2e-5, atol=5e-5)
+
+
 def test_codes_of_fp8_are_those_of_each_entry():
     p, x = programs.params(), programs.inputs(1)
     q = qpass.transform(programs.step, stores("fp8_e4m3"))
@@ -81,11 +100,14 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_every_way_to_write_a_cache(name):
+ASYMMETRIC = [(name, "int8 asym") for name in ("rows", "carried", "scanned", "generate")]
+
+
+@pytest.mark.parametrize(("name", "store"), [*((name, "int8") for name in PROGRAMS), *ASYMMETRIC])
+def test_every_way_to_write_a_cache(name, store):
     fn, weights, shape, steps, pos = PROGRAMS[name]
     p, x = weights(), programs.inputs(steps)
-    q = qpass.transform(fn, stores())
+    q = qpass.transform(fn, stores(store))
     rng = np.random.default_rng(3)
     filled = jax.tree.map(
         lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), programs.empty(shape)
@@ -132,7 +154,7 @@ def continued(fn, p, x, prompt, store, shape):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
 
-@pytest.mark.parametrize("store", ["int8", "int4 g4"])
+@pytest.mark.parametrize("store", ["int8", "int4 g4", "int4 g4 asym"])
 def test_continuing_from_a_float_prompt_is_generating_from_scratch(store):
     args = programs.params(), programs.inputs(8), programs.step
     continued(programs.step, *args, store, programs.SHAPE)
