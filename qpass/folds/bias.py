@@ -101,6 +101,9 @@ def _equation(wiring: Wiring, key: Key) -> int:
 
 def _channels(eqn: JaxprEqn, decision: Decision) -> frozenset[int]:
     """Dimensions of the result that are the weight's."""
+    numbers = eqn.params.get("dimension_numbers")
+    if isinstance(numbers, lax.ConvDimensionNumbers):
+        return frozenset({numbers.out_spec[1]})
     return frozenset(result_dims(eqn, decision.quantized.weight).values())
 
 
@@ -122,6 +125,7 @@ def _stop(at: At) -> None:
 _RULES: Mapping[str, Rule] = {
     **{name: RULES[name] for name in LAYOUTS},
     "add": _added,
+    "conv_general_dilated": _stop,
     "dot_general": _stop,
 }
 

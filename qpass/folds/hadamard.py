@@ -12,21 +12,33 @@ from functools import cache
 import numpy as np
 
 
-@cache
 def hadamard(n: int) -> np.ndarray | None:
     """A Hadamard matrix, ``int8[n, n]``, with only ones in its first row; None where none is known.
 
     Known are products of 2 and of Paley's orders of primes: of the multiples of 4 below 100 all but
     52 and 92.
     """
-    if n == 1:
-        return np.ones((1, 1), np.int8)
-    for order in (2, *_paley_orders(n)):
-        rest = hadamard(n // order) if n % order == 0 and _may_be(n // order) else None
-        if rest is not None:
-            found = np.kron(_base(order), rest)
-            return found * found[0]
-    return None
+    if n == 1 or not is_known(n):
+        return np.ones((1, 1), np.int8) if n == 1 else None
+    order = next(order for order in _orders(n) if is_known(n // order))
+    rest = hadamard(n // order)
+    assert rest is not None  # of a known order
+    found = np.kron(_base(order), rest)
+    return found * found[0]
+
+
+@cache
+def is_known(n: int) -> bool:
+    """Whether `hadamard` has a matrix of this order; makes none."""
+    if n > 2 and n % 4:
+        return False
+    return n == 1 or any(is_known(n // order) for order in _orders(n))
+
+
+def _orders(n: int) -> list[int]:
+    """Orders of the matrices that others are made of, of those that divide n: 2, then Paley's."""
+    divisors = [d for d in range(n, 3, -1) if n % d == 0 and d % 4 == 0]
+    return [2] * (n % 2 == 0) + [d for d in divisors if _prime_of(d)]
 
 
 def spread(n: int, seed: int, keeps_ones: bool = False) -> np.ndarray:
@@ -60,17 +72,7 @@ def _conjugated(h: np.ndarray, signs: np.ndarray, rng: np.random.Generator) -> n
 
 def block_order(n: int) -> int:
     """The greatest divisor of n that a Hadamard matrix is known of."""
-    return max(d for d in range(1, n + 1) if n % d == 0 and hadamard(d) is not None)
-
-
-def _may_be(n: int) -> bool:
-    return n in (1, 2) or n % 4 == 0
-
-
-def _paley_orders(n: int) -> list[int]:
-    """Orders of matrices of primes that divide n, the greatest first."""
-    divisors = [d for d in range(n, 3, -1) if n % d == 0 and d % 4 == 0]
-    return [d for d in divisors if _prime_of(d)]
+    return max(d for d in range(1, n + 1) if n % d == 0 and is_known(d))
 
 
 def _prime_of(order: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import hadamard as sylvester
 
-from qpass.folds.hadamard import block_order, hadamard, spread
+from qpass.folds.hadamard import block_order, hadamard, is_known, spread
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 12, 20, 28, 36, 44, 60, 76, 96, 384, 576, 960])
@@ -21,6 +21,7 @@ def test_powers_of_two_are_sylvesters():
 
 def test_which_orders_are_known():
     known = [n for n in range(1, 100) if hadamard(n) is not None]
+    assert known == [n for n in range(1, 100) if is_known(n)]
     assert known == [1, 2, *(n for n in range(4, 100, 4) if n not in (52, 92))]
 
 

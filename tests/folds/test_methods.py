@@ -1,5 +1,6 @@
 """Methods that choose factors: against numbers computed here, and by what they are for."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,6 +114,26 @@ def test_bias_correction_takes_off_the_mean_error():
     wanted = np.asarray(params["bias"]) + error.mean(0)
     np.testing.assert_allclose(fixed["bias"], wanted, rtol=1e-4, atol=1e-5)
     assert fixed["up"] is params["up"]
+
+
+@pytest.mark.parametrize("act", [None, "int8 tensor"])
+def test_bias_of_a_convolution_takes_off_its_mean_error(act):
+    """Features first, so that channels of the result are not its last axis."""
+    axes = ("NCHW", "HWIO", "NCHW")
+
+    def fn(p, x):
+        y = lax.conv_general_dilated(x, p["kernel"], (1, 1), "VALID", dimension_numbers=axes)
+        return y + p["bias"][:, None, None]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = {"kernel": jax.random.normal(keys[0], (3, 3, 4, 5)), "bias": jnp.arange(5.0)}
+    x = 3 + jax.random.normal(keys[1], (2, 4, 8, 7))
+    q = qpass.transform(fn, qpass.Rule(weight="int3 channel", act=act))
+    error = lambda p: np.mean(fn(params, x) - q(p, x), (0, 2, 3))  # noqa: E731
+    fixed = q.correct_biases(params, x)
+    assert np.abs(error(params)).max() > 0.1
+    np.testing.assert_allclose(error(fixed), 0, atol=1e-4)
+    assert fixed["kernel"] is params["kernel"]
 
 
 @pytest.mark.parametrize("program", ["stacked", "shared"])
