@@ -1,0 +1,74 @@
+"""One of two processes with two devices each: quantize, calibrate, run and train, as one machine.
+
+``python -m tests.devices.two RANK PORT`` prints what came as JSON.
+"""
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import qpass
+
+RULES = [qpass.Rule(path="up", weight="int8", act="int8 static"), qpass.Rule(weight="int8")]
+
+
+def network(params, x):
+    return jax.nn.relu(x @ params["up"]) @ params["down"]
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    shapes = {"up": (16, 32), "down": (32, 8)}
+    params = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    return params, rng.standard_normal((8, 16)).astype(np.float32)
+
+
+def everything(params, x):
+    """What all four uses give, of arrays that lie anywhere."""
+    q = qpass.transform(network, RULES)
+    stats = q.calibrate(params, [x])
+    q = q.with_ranges(qpass.ranges(stats))
+    stored = q.quantize(params, x)
+
+    def loss(params):
+        return (q(params, x) ** 2).mean()
+
+    grads = jax.jit(jax.grad(loss))(params)
+    trained = jax.tree.map(lambda w, g: w - 0.1 * g, params, grads)
+    return {
+        "codes": {k: stored[k].codes for k in stored},
+        "scales": {k: stored[k].scale for k in stored},
+        "ranges": {k: {f: s[f] for f in ("min", "max", "count")} for k, s in stats.items()},
+        "run": jax.jit(q)(stored, x),
+        "trained": trained,
+    }
+
+
+def main(rank, port):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    params, x = arrays()
+    specs = {"up": P(None, "d"), "down": P("d")}
+    placed = {k: place(mesh, specs[k], v) for k, v in params.items()}
+    given = everything(placed, place(mesh, P(), x))
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(given)
+    spread = [not v.is_fully_addressable for v in given["codes"].values()]
+    print(json.dumps(jax.tree.map(lambda v: np.asarray(v).tolist(), whole) | {"spread": spread}))
+    jax.distributed.shutdown()
+
+
+def place(mesh, spec, array):
+    make = jax.make_array_from_callback
+    return make(array.shape, NamedSharding(mesh, spec), lambda index: array[index])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
