@@ -9,100 +9,17 @@
 //   offset(bits)   what `dot` adds to the codes of the right operand
 //   Sums           int32 sums of a strip's lanes, or of kLanes columns
 //   kTile          rows of the left operand whose sums fit in the registers
-//   dot, reduce, load, fill, add, add_scaled
+//   dot, reduce, load, fill, add, add_scaled, turn
 #pragma once
 
 #include <cstring>
-#include <numeric>
 
-#include "integer.h"
 #include "integer_store.h"
+#include "integer_strips.h"
 #include "prefetch.h"
 #include "scratch.h"
 
 namespace qpass {
-
-// Rows of the right operand that are read side by side: fewer than the ways of a cache.
-constexpr int64_t kSide = 4;
-
-// How a row of the right operand is cut: into segments, whose lanes are summed apart, of strips. A
-// segment is a group, or as many groups as lie in a strip. The left operand is copied in whole
-// strips, filled up with zeros: what a strip holds beyond its segment is multiplied by them.
-template <class V>
-struct Strips {
-  static constexpr int64_t kTogether = V::kLanes / kSide;  // segments that are reduced together
-
-  int64_t codes;  // in a strip
-  int64_t row_bytes;
-  int64_t bytes;     // from one segment to the next
-  int64_t each;      // strips of a segment
-  int64_t segments;  // of a row
-  int64_t groups;    // of a segment
-  int64_t all;       // groups of a row
-
-  explicit Strips(const Operands& p)
-      : codes(V::kStrip * 8 / p.bits),
-        row_bytes(p.k * p.bits / 8),
-        bytes(segment_bytes(p)),
-        each(ceil_div(bytes, V::kStrip)),
-        segments(ceil_div(row_bytes, bytes)),
-        groups(std::max<int64_t>(1, bytes * 8 / p.bits / p.group)),
-        all(ceil_div(p.k, p.group)) {}
-
-  // A strip where groups, made of parts, fill it exactly; else a group.
-  static int64_t segment_bytes(const Operands& p) {
-    const int64_t group = std::min(p.group, p.k) * p.bits / 8;
-    return V::kStrip % group == 0 && group % V::kPart == 0 ? V::kStrip : group;
-  }
-
-  int64_t row_codes() const { return segments * each * codes; }
-};
-
-// Whether there are so few rows that adding up the lanes of each group is worth it.
-template <class V>
-bool takes_few(const Operands& p) {
-  constexpr int64_t kMost = 8, kLeast = 32;
-  return p.m <= kMost && p.m * kLeast <= p.group;
-}
-
-template <class V>
-int64_t few_row_codes(const Operands& p) {
-  return Strips<V>(p).row_codes();
-}
-
-// Copies the codes of a segment; where the right operand has two codes to a byte, a strip's even
-// codes go before its odd ones.
-template <class V>
-void few_pack_segment(const Operands& p, const Strips<V>& s, const int8_t* from, int64_t count,
-                      typename V::Code* to) {
-  std::fill_n(to, s.each * s.codes, 0);
-  if (p.bits == 8) {
-    std::copy_n(from, count, to);
-    return;
-  }
-  for (int64_t i = 0; i < count; i += s.codes, to += s.codes) {
-    const int64_t pairs = std::min(s.codes, count - i) / 2;
-    for (int64_t j = 0; j < pairs; ++j) to[j] = from[i + 2 * j];
-    for (int64_t j = 0; j < pairs; ++j) to[s.codes / 2 + j] = from[i + 2 * j + 1];
-  }
-}
-
-template <class V>
-void few_pack_row(const Operands& p, int64_t row, const Packed& packed) {
-  const Strips<V> s(p);
-  const int64_t step = s.bytes * 8 / p.bits;
-  const int8_t* from = p.lhs + row * p.k;
-  auto* to = static_cast<typename V::Code*>(packed.codes) + row * s.row_codes();
-  for (int64_t i = 0; i < s.segments; ++i) {
-    const int64_t count = std::min(step, p.k - i * step);
-    few_pack_segment(p, s, from + i * step, count, to + i * s.each * s.codes);
-  }
-  for (int64_t group = 0; group < s.all; ++group) {
-    const int64_t stop = std::min(p.k, (group + 1) * p.group);
-    const int32_t sum = std::accumulate(from + group * p.group, from + stop, 0);
-    packed.starts[row * s.all + group] = -V::offset(p.bits) * sum;
-  }
-}
 
 // The same place in kSide rows of the right operand.
 struct Side {
@@ -122,9 +39,10 @@ struct Side {
   }
 };
 
-// Bytes that lie in the first-level cache together: kSide rows, the kSide next ones, asked for at
-// once, and the left operand.
-constexpr int64_t kShort = 20 << 10;
+// Bytes that are asked for at once without filling what keeps track of them: kSide rows, the kSide
+// next ones, and the left operand (measured with groups of 64: rows of 576 bytes are faster at once
+// than bit by bit, those of 1536 and 2048 bytes take up to 1.6 times as long).
+constexpr int64_t kShort = 8 << 10;
 
 // The next kSide rows of the right operand, which are asked for while these are multiplied: as many
 // bytes of all of them together as one of these is read further.
@@ -171,7 +89,7 @@ QPASS_TARGET inline Sums<V, R> add_tail(Sums<V, R> sums, Side strip, int64_t byt
 }
 
 // Sums a segment, and meanwhile asks for what `ahead` has in its place.
-template <class V, int kBits, int R>
+template <class V, int kBits, int R, bool is_strip>
 QPASS_TARGET inline Sums<V, R> sum_segment(const Strips<V>& s, const Side& side,
                                            const typename V::Code* x, int64_t segment,
                                            Ahead& ahead) {
@@ -180,6 +98,11 @@ QPASS_TARGET inline Sums<V, R> sum_segment(const Strips<V>& s, const Side& side,
     QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) sums.at[r][j] = V::fill(0);
   }
   const int64_t stride = s.row_codes(), start = segment * s.bytes;
+  if constexpr (is_strip) {
+    if (segment >= s.segments) return sums;
+    ahead.ask(start, s.row_bytes);
+    return add_strip<V, kBits>(sums, side.at(start), x, stride);
+  }
   const int64_t stop = std::min(start + s.bytes, s.row_bytes);
   int64_t i = start;
   for (; i < stop && i + V::kStrip <= s.row_bytes; i += V::kStrip, x += s.codes) {
@@ -193,7 +116,7 @@ QPASS_TARGET inline Sums<V, R> sum_segment(const Strips<V>& s, const Side& side,
 }
 
 // Writes the sums of every group of R rows: [row][group][column], for kSide columns.
-template <class V, int kBits, int R>
+template <class V, int kBits, int R, bool is_strip>
 QPASS_TARGET void sum_side(const Strips<V>& s, const Side& side, const typename V::Code* x,
                            Ahead ahead, int32_t* to) {
   constexpr int64_t kTogether = Strips<V>::kTogether;
@@ -202,44 +125,48 @@ QPASS_TARGET void sum_side(const Strips<V>& s, const Side& side, const typename 
   for (int64_t first = 0; first < s.segments; first += kTogether) {
     QPASS_UNROLL for (int64_t i = 0; i < kTogether; ++i) {
       const auto* from = x + (first + i) * s.each * s.codes;
-      const auto segment = sum_segment<V, kBits, R>(s, side, from, first + i, ahead);
+      const auto segment = sum_segment<V, kBits, R, is_strip>(s, side, from, first + i, ahead);
       QPASS_UNROLL for (int r = 0; r < R; ++r) {
         QPASS_UNROLL for (int64_t j = 0; j < kSide; ++j) sums[r][i * kSide + j] = segment.at[r][j];
       }
     }
-    const int64_t groups = std::min(kTogether * s.groups, s.all - first * s.groups);
     QPASS_UNROLL for (int r = 0; r < R; ++r) {
       V::reduce(sums[r], s.groups, reduced);
-      int32_t* at = to + (r * s.all + first * s.groups) * V::kLanes;
-      for (int64_t i = 0; i < groups; ++i) {
-        std::memcpy(at + i * V::kLanes, reduced[i % s.groups] + i / s.groups * kSide,
-                    kSide * sizeof(int32_t));
+      int32_t* at = to + (r * s.room() + first * s.groups) * V::kLanes;
+      QPASS_UNROLL for (int64_t i = 0; i < kTogether; ++i) {
+        for (int64_t j = 0; j < s.groups; ++j, at += V::kLanes) {
+          std::memcpy(at, reduced[j] + i * kSide, kSide * sizeof(int32_t));
+        }
       }
     }
   }
 }
 
 // The same for a number of rows known only at run time.
-template <class V, int kBits, int R = V::kTile>
+template <class V, int kBits, bool is_strip, int R = V::kTile>
 QPASS_TARGET void sum_rows(int64_t rows, const Strips<V>& s, const Side& side,
                            const typename V::Code* x, Ahead ahead, int32_t* to) {
   for (; rows >= R; rows -= R, ahead = {}) {
-    sum_side<V, kBits, R>(s, side, x, ahead, to);
+    sum_side<V, kBits, R, is_strip>(s, side, x, ahead, to);
     x += R * s.row_codes();
-    to += R * s.all * V::kLanes;
+    to += R * s.room() * V::kLanes;
   }
   if constexpr (R > 1) {
-    if (rows > 0) sum_rows<V, kBits, R / 2>(rows, s, side, x, ahead, to);
+    if (rows > 0) sum_rows<V, kBits, is_strip, R / 2>(rows, s, side, x, ahead, to);
   }
 }
 
-// The scales of the columns of a block: [group][column].
+// The scales of the columns of a block: [group][column]. Asks for those of the next columns.
 template <class V>
-void copy_scales(const Operands& p, const Block& at, float* to) {
-  for (int64_t column = 0; column < V::kLanes; ++column) {
-    const int64_t row = at.batch * p.n + std::min(at.column + column, p.n - 1);
-    const float* from = p.rhs_scale + row * p.rhs_groups;
-    for (int64_t i = 0; i < p.rhs_groups; ++i) to[i * V::kLanes + column] = from[i];
+QPASS_TARGET void copy_scales(const Operands& p, const Block& at, float* to) {
+  const float* rows[V::kLanes];
+  for (int64_t i = 0; i < V::kLanes; ++i) {
+    rows[i] = p.rhs_scale + (at.batch * p.n + std::min(at.column + i, p.n - 1)) * p.rhs_groups;
+  }
+  const int64_t count = V::kLanes * p.rhs_groups;
+  prefetch_far(reinterpret_cast<const uint8_t*>(rows[0] + count), count * sizeof(float));
+  for (int64_t i = 0; i < p.rhs_groups; i += 4) {
+    V::turn(rows, i, std::min<int64_t>(4, p.rhs_groups - i), to + i * V::kLanes);
   }
 }
 
@@ -259,19 +186,21 @@ QPASS_TARGET void add_groups(const Operands& p, const Strips<V>& s, const int32_
 template <class V, int kBits>
 QPASS_TARGET void few_block(const Operands& p, const Packed& packed, const Block& at) {
   const Strips<V> s(p);
-  const int64_t row = at.batch * p.m + at.row, cells = s.all * V::kLanes;
+  const int64_t row = at.batch * p.m + at.row, cells = s.room() * V::kLanes;
   const auto* x = static_cast<const typename V::Code*>(packed.codes) + row * s.row_codes();
-  const int64_t column_scales = p.rhs_groups * V::kLanes;
+  const int64_t column_scales = round_up(p.rhs_groups, 4) * V::kLanes;
   auto* scales = reinterpret_cast<float*>(scratch((at.rows * cells + column_scales) * 4));
   auto* sums = reinterpret_cast<int32_t*>(scales + column_scales);
   copy_scales<V>(p, at, scales);
+  const bool is_strip = s.bytes == V::kStrip && s.row_bytes % V::kStrip == 0;
   for (int64_t column = 0; column < V::kLanes; column += kSide) {
     const Side side(p, s.row_bytes, at.batch, at.column + column);
     const bool is_short = (2 * kSide + at.rows) * s.row_bytes <= kShort;
     const uint8_t* next = side.rows[0] + kSide * s.row_bytes;
     if (is_short) prefetch(next, kSide * s.row_bytes);
     const Ahead ahead{is_short ? nullptr : next};
-    sum_rows<V, kBits>(at.rows, s, side, x, ahead, sums + column);
+    (is_strip ? sum_rows<V, kBits, true> : sum_rows<V, kBits, false>)(at.rows, s, side, x, ahead,
+                                                                      sums + column);
   }
   for (int64_t r = 0; r < at.rows; ++r) {
     alignas(kLine) float totals[V::kLanes];

@@ -26,6 +26,13 @@ struct Avx2Lanes {
   }
   QPASS_TARGET static Sums add(Sums a, Sums b) { return _mm256_add_epi32(a, b); }
 
+  // Writes up to four neighbours of each of kLanes rows: [neighbour][row].
+  QPASS_TARGET static void turn(const float* const* rows, int64_t first, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t row = 0; row < kLanes; ++row) to[i * kLanes + row] = rows[row][first + i];
+    }
+  }
+
   QPASS_TARGET static void add_scaled(Sums sums, float row, const float* columns, float* totals) {
     const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(row));
     const __m256 term = _mm256_mul_ps(scaled, _mm256_loadu_ps(columns));
