@@ -14,9 +14,12 @@ from qpass import presets as presets
 from qpass.api import jit as jit
 from qpass.api import transform as transform
 from qpass.calibrate import ranges as ranges
+from qpass.checkpoint import load as load
+from qpass.checkpoint import save as save
 from qpass.compare import Comparison as Comparison
 from qpass.errors import CalibrationError as CalibrationError
 from qpass.errors import CallError as CallError
+from qpass.errors import CheckpointError as CheckpointError
 from qpass.errors import CorruptTensorError as CorruptTensorError
 from qpass.errors import DerivativeError as DerivativeError
 from qpass.errors import FoldError as FoldError

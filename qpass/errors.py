@@ -55,4 +55,4 @@ class CallError(QPassError, TypeError):
 
 
 class CheckpointError(QPassError, ValueError):
-    """A file or a tensor in it is damaged, lacks something, or does not fit what it is loaded for."""
+    """A file or a tensor in it is damaged, lacks something, or does not fit what it is for."""

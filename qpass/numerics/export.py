@@ -38,16 +38,20 @@ def register_serialization() -> None:
 
 def _write_tensor(meta: tuple) -> bytes:
     qtype, dtype, groups, order = meta
-    return json.dumps([_plain(qtype), dtype.name, groups, order]).encode()
+    return json.dumps([plain_type(qtype), dtype.name, groups, order]).encode()
 
 
 def _read_tensor(data: bytes) -> tuple:
     qtype, dtype, groups, order = json.loads(data)
-    return _qtype(qtype), jnp.dtype(dtype), tuple(map(tuple, groups)), tuple(order)
+    return read_type(qtype), jnp.dtype(dtype), tuple(map(tuple, groups)), tuple(order)
 
 
-def _plain(qtype: QType) -> dict[str, Any]:
-    """A type as what JSON knows; a format of scales by its name."""
+def plain_type(qtype: QType) -> dict[str, Any]:
+    """A type as what JSON knows; a format of scales by its name.
+
+    Raises:
+        QuantizeError: its scales have a format that is not one of qpass's.
+    """
     if qtype.scale_format not in FORMATS:
         raise QuantizeError(
             f"Export {qtype} with scales in one of the formats of qpass; {qtype.scale_format} is "
@@ -57,7 +61,8 @@ def _plain(qtype: QType) -> dict[str, Any]:
     return values | {"dtype": qtype.dtype.name, "scale_format": str(qtype.scale_format)}
 
 
-def _qtype(values: dict[str, Any]) -> QType:
+def read_type(values: dict[str, Any]) -> QType:
+    """The type that `plain_type` wrote."""
     forms: dict[str, Any] = {str(form): form for form in FORMATS}
     values["dtype"], values["table"] = jnp.dtype(values["dtype"]), tuple(values["table"])
     values["scale_format"] = forms[values["scale_format"]]
