@@ -69,6 +69,7 @@ def in_layers(*names: str) -> set[str]:
 
 ATTENTION = tuple(f"attn/{name}_proj/w" for name in "qkvo")
 MLP = tuple(f"mlp/{name}_proj/kernel" for name in ("gate", "up", "down"))
+EXPERTS = tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
 GEMMA = ("attn/attn_vec_einsum/w", "attn/q_einsum/w", "attn/kv_einsum/w", *MLP)
 EMBEDDING = "embedder/input_embedding"
 IN_ATTENTION = attention(LAYERS)
@@ -87,8 +88,7 @@ def qwen3_dense() -> Model:
 
 def qwen3_moe() -> Model:
     """Each expert is a slice of one parameter; dispatch and return are products of activations."""
-    experts = tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
-    weights = in_layers(*ATTENTION, *experts) | {"lm_head/w"}
+    weights = in_layers(*ATTENTION, *EXPERTS) | {"lm_head/w"}
     left = {**attention(LAYERS), OF_ACTIVATIONS: 2 * LAYERS, ROUTER: LAYERS}
     return nnx_model("Qwen3 MoE", qwen3(num_experts=4, num_experts_per_tok=2), weights, left)
 
@@ -161,3 +161,20 @@ def test_a_network_itself_is_transformed():
     gradients = jax.tree.leaves(nnx.jit(nnx.grad(loss))(quantized))
     assert len(gradients) == len(jax.tree.leaves(nnx.state(model)))
     assert all(np.isfinite(leaf).all() and leaf.any() for leaf in gradients)
+
+
+def test_rules_for_experts():
+    """Experts in fewer bits than the rest; the router is float, though a rule fits it."""
+    model = qwen3_moe()
+    rules = [
+        qpass.Rule(path="**/mlp/*_proj", weight="int4", act="int8", name="experts"),
+        qpass.Rule(weight="int8", act="int8"),
+    ]
+    rows = qpass.transform(model.fn, rules).plan(model.params, *model.inputs).rows
+    experts = [row for row in rows if row.scheme == "int4 x int8"]
+    assert {row.weight for row in experts} == in_layers(*EXPERTS)
+    assert len(experts) == LAYERS * 4 * len(EXPERTS)  # each expert is a product of its own
+    rest = {row.weight for row in rows if row.scheme == "int8 x int8"}
+    assert rest == in_layers(*ATTENTION) | {"lm_head/w"}
+    routers = [row for row in rows if row.reason == ROUTER]
+    assert len(routers) == LAYERS
