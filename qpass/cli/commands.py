@@ -7,6 +7,7 @@ import typer
 
 from qpass.cli import terminal
 from qpass.cli.bench import bench
+from qpass.cli.quantize import quantize
 from qpass.cli.target import load_rules, load_target
 from qpass.cli.tune import tune
 
@@ -134,6 +135,7 @@ def train_demo(
 
 
 app.command()(bench)
+app.command()(quantize)
 app.command()(tune)
 
 
