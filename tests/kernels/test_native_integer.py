@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(library.why_not() is not None, reason="no compil
 SHAPES = [  # m, n, k, group, grouped sides: few rows and many; tails of blocks, chunks and groups
     (1, 1, 1, None, "both"),
     (1, 37, 576, 64, "both"),
+    (1, 35, 640, 32, "both"),
+    (2, 18, 448, 64, "both"),
     (1, 19, 2050, 32, "right"),
     (1, 9, 392, 128, "left"),
     (1, 21, 500, 48, "both"),
