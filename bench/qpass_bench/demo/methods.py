@@ -29,6 +29,8 @@ from qpass_bench.running.measure import machine
 from qpass_bench.running.progress import Stages
 
 SCHEMES = ("int4 g64", "int3 g32")
+NOISE = 0.01
+"""A loss below this part of a figure says nothing."""
 ALPHAS = (0.0, 0.15, 0.3, 0.5)
 
 
@@ -119,12 +121,13 @@ def _floats(tree: Any) -> Any:
     )
 
 
-def _left(row: dict, plain: dict, floats: dict[str, float]) -> dict[str, float]:
-    """What is left of rounding's loss, by figure."""
-    lost, whole = (
-        {name: value - floats[name] for name, value in one["found"].items()} for one in (row, plain)
-    )
-    return {name: lost[name] / whole[name] for name in floats}
+def _left(row: dict, plain: dict, floats: dict[str, float]) -> dict[str, float | None]:
+    """What is left of rounding's loss, by figure; None where that is none to speak of."""
+    left = {}
+    for name, wanted in floats.items():
+        lost, whole = (one["found"][name] - wanted for one in (row, plain))
+        left[name] = lost / whole if abs(whole) > NOISE * abs(wanted) else None
+    return left
 
 
 def _known(path: Path | None) -> dict[str, Any]:
