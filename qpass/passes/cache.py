@@ -26,8 +26,7 @@ from qpass.views.units import bytes_text
 
 NAME_AXES = "name the axes that have a scale for each index: per=(0, 1)"
 NOT_SMOOTH = (
-    ", without smooth=True: the mean of the keys is not known when the first of them is rounded; "
-    "store='int8 asym' leaves out of the range what features have in common"
+    ", without smooth=True: the mean of the keys is not known when the first of them is rounded"
 )
 type Axes = frozenset[int]
 
