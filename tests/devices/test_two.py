@@ -8,20 +8,30 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as checkpoint
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tests.devices import two
 
+ENV = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
 
 @pytest.fixture(scope="module")
-def both():
+def saved(tmp_path_factory):
+    return tmp_path_factory.mktemp("saved") / "tree"
+
+
+@pytest.fixture(scope="module")
+def both(saved):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = (sys.executable, "-m", "tests.devices.two")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     ranks = [
-        subprocess.Popen((*command, rank, port), env=os.environ | {"JAX_PLATFORMS": "cpu"}, **pipes)
+        subprocess.Popen((*command, rank, port, str(saved)), env=os.environ | ENV, **pipes)
         for rank in "01"
     ]
     try:
@@ -50,6 +60,26 @@ def test_codes_and_ranges_are_those_of_one_process(both, wanted, part):
         jax.tree.map(
             lambda a, b: np.testing.assert_array_equal(b, a), wanted[part], _like(out, wanted, part)
         )
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_what_two_processes_saved_loads_on_any_number_of_devices(both, saved, wanted, devices):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("d",))
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, _spec(leaf, devices))
+        ),
+        wanted["stored"],
+    )
+    with checkpoint.StandardCheckpointer() as files:
+        loaded = files.restore(saved, like)
+    jax.tree.map(np.testing.assert_array_equal, loaded, wanted["stored"])
+    codes = loaded["down"].codes
+    assert codes.sharding.num_devices == devices
+
+
+def _spec(leaf, devices):
+    return P("d") if leaf.shape[0] % devices == 0 else P()
 
 
 @pytest.mark.parametrize("part", ["run", "trained"])

@@ -1,16 +1,14 @@
 """One of two processes with two devices each: quantize, calibrate, run and train, as one machine.
 
-``python -m tests.devices.two RANK PORT`` prints what came as JSON.
+``python -m tests.devices.two RANK PORT FOLDER`` saves the stored tree and prints what came as JSON.
 """
 
 import json
-import os
 import sys
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
 import jax
 import numpy as np
+import orbax.checkpoint as checkpoint
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,6 +41,7 @@ def everything(params, x):
     grads = jax.jit(jax.grad(loss))(params)
     trained = jax.tree.map(lambda w, g: w - 0.1 * g, params, grads)
     return {
+        "stored": stored,
         "codes": {k: stored[k].codes for k in stored},
         "scales": {k: stored[k].scale for k in stored},
         "ranges": {k: {f: s[f] for f in ("min", "max", "count")} for k, s in stats.items()},
@@ -51,7 +50,7 @@ def everything(params, x):
     }
 
 
-def main(rank, port):
+def main(rank, port, folder):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
     mesh = Mesh(np.array(jax.devices()), ("d",))
@@ -59,6 +58,8 @@ def main(rank, port):
     specs = {"up": P(None, "d"), "down": P("d")}
     placed = {k: place(mesh, specs[k], v) for k, v in params.items()}
     given = everything(placed, place(mesh, P(), x))
+    with checkpoint.StandardCheckpointer() as files:
+        files.save(folder, given.pop("stored"))
     whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(given)
     spread = [not v.is_fully_addressable for v in given["codes"].values()]
     print(json.dumps(jax.tree.map(lambda v: np.asarray(v).tolist(), whole) | {"spread": spread}))
@@ -71,4 +72,4 @@ def place(mesh, spec, array):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
