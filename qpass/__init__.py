@@ -17,6 +17,10 @@ from qpass.calibrate import ranges as ranges
 from qpass.checkpoint import load as load
 from qpass.checkpoint import save as save
 from qpass.compare import Comparison as Comparison
+from qpass.configs import load_rules as load_rules
+from qpass.configs import rules_from_data as rules_from_data
+from qpass.configs import rules_to_data as rules_to_data
+from qpass.configs import save_rules as save_rules
 from qpass.errors import CalibrationError as CalibrationError
 from qpass.errors import CallError as CallError
 from qpass.errors import CheckpointError as CheckpointError

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qpass import configs
+from qpass.configs.files import SUFFIXES
 from qpass.errors import QPassError
 from qpass.suggest import did_you_mean
 
@@ -90,11 +92,14 @@ def load_target(name: str) -> Target:
 
 
 def load_rules(name: str) -> Sequence[Any]:
-    """Import a sequence of rules, or call the function that returns one.
+    """Read a file of rules, import a sequence of them, or call the function that returns one.
 
     Raises:
         TargetError: it is not to be found, or is no sequence.
+        RuleError: a file that holds something else than rules.
     """
+    if Path(name).suffix in SUFFIXES:
+        return configs.load_rules(name)
     found = load(name)
     rules = found() if callable(found) else found
     if not isinstance(rules, Sequence) or isinstance(rules, str):
