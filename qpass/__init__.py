@@ -84,6 +84,7 @@ from qpass.ops.lora import LoRA as LoRA
 from qpass.plan import Decision as Decision
 from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes
+from qpass.records import record as record
 from qpass.rules import Rule as Rule
 from qpass.stats import Stats as Stats
 from qpass.stats import load_stats as load_stats

@@ -59,14 +59,20 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _text(name: str, quantizer: Quantizer) -> str:
+    """Its text, which leaves qpass's own dialect out; with that where it was asked for."""
     text = str(quantizer)
+    dialect = quantizer.dialect.name if quantizer.dialect else ""
+    for whole in (text, f"{text} {dialect}"):
+        if _reads(whole) == quantizer:
+            return whole
+    raise RuleError(f"Write {name}= in Python: the text {text!r} does not say all of it.")
+
+
+def _reads(text: str) -> Quantizer | None:
     try:
-        same = as_quantizer(text) == quantizer
+        return as_quantizer(text)
     except QPassError:
-        same = False
-    if not same:
-        raise RuleError(f"Write {name}= in Python: the text {text!r} does not say all of it.")
-    return text
+        return None
 
 
 def _backward(name: str, product: Backward) -> Any:

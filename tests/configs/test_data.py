@@ -11,6 +11,7 @@ import qpass
 from qpass.cli import target
 from qpass.configs import load_rules, rules_from_data, rules_to_data, save_rules
 from qpass.errors import RuleError, UnknownTypeError
+from qpass.numerics import QPASS
 
 TEXTS = ["int8", "int4 g32 asym", "fp8_e4m3", "nf4 g64", "int8 tensor mse", "uint4 asym"]
 GRADS = ["int8", "fp8_e5m2 sr", "fp8_e5m2", "int8 g32"]
@@ -183,3 +184,9 @@ def test_files_that_are_none(tmp_path, name, content, text):
 def test_the_command_line_takes_a_file(tmp_path):
     save_rules(tmp_path / "rules.json", CACHE)
     assert target.load_rules(str(tmp_path / "rules.json")) == (CACHE,)
+
+
+def test_a_dialect_that_was_asked_for_is_written():
+    rule = qpass.Rule(weight="int8 qwix", act="int8").in_dialect(QPASS)
+    assert rules_to_data(rule) == [{"weight": "int8 qwix", "act": "int8 qpass"}]
+    assert rules_from_data(rules_to_data(rule)) == (rule,)
