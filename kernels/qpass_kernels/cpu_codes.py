@@ -48,6 +48,8 @@ def as_bytes(codes: Any) -> Any:
     Values (float32) stay as they are.
     """
     if codes.dtype.name in FOUR_BITS:
+        # XLA folds a constant of one negative int4 to its sign in all eight bits.
+        codes = lax.bitcast_convert_type(codes, jnp.uint4)
         pairs = jnp.reshape(codes, (*codes.shape[:-1], codes.shape[-1] // 2, 2))
         return lax.bitcast_convert_type(pairs, jnp.int8)
     whole = codes.dtype in (jnp.int8, jnp.float32)

@@ -76,6 +76,13 @@ def test_every_int4_pair_decodes_to_itself():
         np.testing.assert_array_equal(np.asarray(half), np.asarray(want))
 
 
+@pytest.mark.parametrize("code", [-8, -3, -1, 0, 5])
+def test_codes_that_are_all_alike_may_be_constants(code):
+    codes = jnp.full((4, 6), code, "int4")
+    pairs = jax.jit(lambda: cpu_codes.as_bytes(codes))()
+    np.testing.assert_array_equal(pairs, np.full((4, 3), (code & 15) * 17, "u1").view("i1"))
+
+
 @pytest.mark.parametrize("m", [1, 4])
 @pytest.mark.parametrize(
     ("lhs", "rhs", "group"),
