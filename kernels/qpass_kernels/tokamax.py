@@ -44,7 +44,7 @@ def run(
 
     The weight is decoded in the type of its scales, float32, and may be rounded to that of `lhs`.
     """
-    import qwix
+    import qwix  # pyright: ignore[reportMissingImports]
     import tokamax  # pyright: ignore[reportMissingImports]
 
     del lhs_scale  # floats have none
