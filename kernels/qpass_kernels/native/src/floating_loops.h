@@ -32,6 +32,8 @@ void from_codes(const Operands& p, const Columns& w, const uint8_t* next, const 
     const float* x = lhs + lhs_at<Row>(p, batch, row, panel);
     if constexpr (Row::kFine) {
       add_fine_panel<kRows, Row>(p, w, panel, x, sums);
+    } else if (p.group == Row::kBlock) {
+      add_panel_of_blocks<kRows, Row>(p, w, panel, x, sums);
     } else {
       add_panel<kRows, Row>(p, w, panel, x, sums);
     }

@@ -82,6 +82,13 @@ QPASS_INLINE void add_rest(const Row (&rows)[kColumns], const Columns& w, const 
   add_block<kRows>(rows, codes, 0, x + whole, panel.width, sums);
 }
 
+// The rows of the weight, with the scales of a group.
+template <class Row>
+QPASS_INLINE void rescale(const Operands& p, const Columns& w, int64_t group,
+                          Row (&rows)[kColumns]) {
+  QPASS_UNROLLED for (int c = 0; c < kColumns; ++c) rows[c].rescale(p, w.scales[c][group]);
+}
+
 // Adds the products of a panel, whose groups end where blocks do.
 template <int kRows, class Row>
 QPASS_INLINE void add_panel(const Operands& p, const Columns& w, const Panel& panel, const float* x,
@@ -89,13 +96,30 @@ QPASS_INLINE void add_panel(const Operands& p, const Columns& w, const Panel& pa
   Row rows[kColumns];
   int64_t k = panel.begin;
   for (int64_t group = k / p.group; k < panel.end; ++group) {
-    for (int c = 0; c < kColumns; ++c) rows[c].rescale(p, w.scales[c][group]);
+    rescale(p, w, group, rows);
     const int64_t end = std::min((group + 1) * p.group, panel.end);
     for (; k + Row::kBlock <= end; k += Row::kBlock) {
       add_block<kRows>(rows, w.codes, Row::bytes(k), x + (k - panel.begin), panel.width, sums);
     }
     if (k < end) break;
   }
+  add_rest<kRows>(rows, w, panel, x, sums);
+}
+
+// The same where each group is a block: scaled tables never leave their registers (measured in
+// SmolLM2-135M with 4 bits in groups of 32, one token at a time: 1.1 times as fast).
+template <int kRows, class Row>
+QPASS_INLINE void add_panel_of_blocks(const Operands& p, const Columns& w, const Panel& panel,
+                                      const float* x, Sums<typename Row::Isa, kRows>& sums) {
+  int64_t k = panel.begin, group = k / Row::kBlock;
+  for (; k + Row::kBlock <= panel.end; k += Row::kBlock, ++group) {
+    Row rows[kColumns];
+    rescale(p, w, group, rows);
+    add_block<kRows>(rows, w.codes, Row::bytes(k), x + (k - panel.begin), panel.width, sums);
+  }
+  if (k == panel.end) return;
+  Row rows[kColumns];
+  rescale(p, w, group, rows);
   add_rest<kRows>(rows, w, panel, x, sums);
 }
 
