@@ -86,6 +86,10 @@ from qpass.plan import Plan as Plan
 from qpass.quantize import tree_nbytes as tree_nbytes
 from qpass.records import record as record
 from qpass.rules import Rule as Rule
+from qpass.searching import Search as Search
+from qpass.searching import Sensitivity as Sensitivity
+from qpass.searching import search as search
+from qpass.searching import sensitivity as sensitivity
 from qpass.stats import Stats as Stats
 from qpass.stats import load_stats as load_stats
 from qpass.stats import save_stats as save_stats
