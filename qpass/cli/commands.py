@@ -8,6 +8,7 @@ import typer
 from qpass.cli import terminal
 from qpass.cli.bench import bench
 from qpass.cli.quantize import quantize
+from qpass.cli.search import search
 from qpass.cli.target import load_rules, load_target
 from qpass.cli.tune import tune
 
@@ -136,6 +137,7 @@ def train_demo(
 
 app.command()(bench)
 app.command()(quantize)
+app.command()(search)
 app.command()(tune)
 
 

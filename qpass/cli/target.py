@@ -14,7 +14,8 @@ from qpass.errors import QPassError
 from qpass.suggest import did_you_mean
 
 RETURNS = (
-    "(fn, args), (fn, args, rules) or a dict of fn, args and, if wanted, rules, kwargs, params"
+    "(fn, args), (fn, args, rules) or a dict of fn, args and, if wanted, rules, kwargs, params, "
+    "batches"
 )
 
 
@@ -32,6 +33,7 @@ class Target:
         rules: first match wins; without any, a plan lists what there is to quantize.
         kwargs: keyword arguments of the example call.
         params: which argument holds the parameters, as `qpass.transform` takes it.
+        batches: data for a search: tuples of what follows the parameters; without any, the example.
     """
 
     fn: Callable[..., Any]
@@ -39,6 +41,7 @@ class Target:
     rules: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
     params: Any = 0
+    batches: Sequence[Any] = ()
 
 
 def load(name: str) -> Any:

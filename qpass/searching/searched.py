@@ -148,6 +148,13 @@ def within(found: Sensitivity, budget: str | Budget) -> Search:
     if wanted.unit == "loss":
         return _within_loss(found, wanted)
     nbytes = wanted.nbytes(found.numbers, found.rest, found.whole)
+    least = sum(min(option.nbytes for option in group) for group in found.groups)
+    if nbytes < least:
+        raise PlanError(
+            f"give a budget of at least {found.rest + least:,} B for all parameters "
+            f"({8 * least / found.numbers:.3g} bits for each number searched), or smaller schemes; "
+            f"got {wanted}."
+        )
     return _judged(found, wanted, choose(found.groups, nbytes))
 
 

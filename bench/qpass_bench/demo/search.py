@@ -26,7 +26,7 @@ from qpass_bench.models.evaluate import make_loss, perplexity
 from qpass_bench.running.measure import machine
 from qpass_bench.running.progress import Stages
 
-SCHEMES = ("int3 g64", "int3 g32", "int4 g64", "int4 g32", "int4 g16", "int8")
+SCHEMES = ("int3 g32", "int4 g192", "int4 g96", "int4 g64", "int4 g32", "int4 g16", "int8")
 LENGTH = 256
 """Tokens in a batch of data: their logits are held."""
 LAYERS, TABLE = "layers/**", "embed/**"
@@ -130,7 +130,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=8, help="of 512 tokens, to judge on")
-    parser.add_argument("--data", type=int, default=4, help=f"batches of {LENGTH} tokens to search")
+    parser.add_argument("--data", type=int, default=8, help=f"batches of {LENGTH} tokens to search")
     parser.add_argument("--schemes", nargs="+", default=SCHEMES, help="words of a weight's rule")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     given = parser.parse_args()
