@@ -7,7 +7,7 @@
 Statistics (`qpass.stats.Stats`) have the names of `qpass.given.operand_names`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ def over(
     """
     for batch in _shown(batches) if progress else batches:
         stats = capture(batch, stats)
+        del batch  # before the next one is drawn
     if stats is None:
         raise CalibrationError("calibrate on data; the batches are empty.")
     check_seen(stats)
@@ -81,9 +82,15 @@ def over(
 
 
 def _shown(batches: Iterable[Any]) -> Iterable[Any]:
-    from rich.progress import track
+    from rich.progress import Progress
 
-    return track(batches, "calibrating")
+    total = len(batches) if isinstance(batches, Sized) else None
+    with Progress() as bar:
+        task = bar.add_task("calibrating", total=total)
+        for batch in batches:
+            yield batch
+            del batch  # `rich.progress.track` would hold it while the next one is drawn
+            bar.advance(task)
 
 
 def check_seen(stats: Mapping[str, State]) -> None:
@@ -101,12 +108,19 @@ def check_seen(stats: Mapping[str, State]) -> None:
         )
 
 
-def observer(plan: Plan, kinds: Kinds = ALWAYS) -> Callable[[list, Given], Stats]:
+def observer(
+    plan: Plan, kinds: Kinds = ALWAYS, apart: Collection[Key] = ()
+) -> Callable[[list, Given], Stats]:
     """A jitted function of a program's inputs: statistics of one batch at every quantized site.
 
     It takes what is given beside the inputs, too. What it runs is the quantized program, with
     dynamic ranges where static ones are asked for: each site sees what it will see when the sites
     before it are quantized.
+
+    Args:
+        plan: of the program.
+        kinds: what to keep.
+        apart: the products whose Hessians are not, because they are taken elsewhere.
 
     Raises:
         CalibrationError: the plan quantizes nothing.
@@ -117,7 +131,7 @@ def observer(plan: Plan, kinds: Kinds = ALWAYS) -> Callable[[list, Given], Stats
     if not decisions:
         raise CalibrationError("capture with rules that quantize a product: these keep all float.")
     operations = QTensorOperations(plan.kernels)
-    tap = _Tap(plan, operations, decisions, kinds)
+    tap = _Tap(plan, operations, decisions, kinds, apart)
 
     def run(values: list, given: Given) -> Stats:
         derivatives = plan.dataflow.derivatives
@@ -139,6 +153,7 @@ class _Tap:
     operations: QTensorOperations
     decisions: Mapping[Key, Decision]
     kinds: Kinds
+    apart: Collection[Key]
 
     def __call__(self, key: Key, eqn: JaxprEqn, operands: list, result: Any) -> dict[str, Any]:
         del result
@@ -165,6 +180,8 @@ class _Tap:
         experts = {"sum": _rows_of_experts(eqn, operands)}
         if not kinds:
             return experts
+        if decision.site.key in self.apart:
+            kinds = [kind for kind in kinds if kind != "hessian"]
         return _joined(gathered(eqn, decision.quantized.weight, operands, x, kinds), experts)
 
 

@@ -6,7 +6,11 @@ from typing import Any
 
 from qpass.adapters.masks import check_masks
 from qpass.added import Added
-from qpass.calibrate import ALWAYS, as_arguments, as_kinds, observer, over
+from qpass.calibrate import ALWAYS, Kinds, as_arguments, as_kinds, observer, over
+from qpass.graph.dataflow import Key
+from qpass.graph.program import Call
+from qpass.methods.hessians import HostHessians
+from qpass.plan import Plan
 from qpass.planned import remember
 from qpass.quantize import check_leaves
 from qpass.stats import DECAY, Stats, update_stats
@@ -49,13 +53,19 @@ class Captured(Added):
                 ``stats`` are of another program or hold other things.
         """
         with self._enter(args, kwargs) as (boundary, call):
-            plan, kinds = self._plan(call, boundary), as_kinds(gather)
-            check_leaves(plan, call)
-            check_masks(plan, self.given.masks, call.values)
-            key = call.key(), kinds
-            observe = self._observers.get(key) or observer(plan, kinds)
-            remember(self._observers, key, observe, plan.program.jaxpr.consts)
-            return update_stats(stats, observe(list(call.values), self.given), decay)
+            plan = self._plan(call, boundary)
+            return update_stats(stats, self._observed(plan, call, as_kinds(gather)), decay)
+
+    def _observed(
+        self, plan: Plan, call: Call, kinds: Kinds, apart: frozenset[Key] = frozenset()
+    ) -> Stats:
+        """Statistics of one call; without the Hessians of the products that are seen to apart."""
+        check_leaves(plan, call)
+        check_masks(plan, self.given.masks, call.values)
+        key = call.key(), kinds, apart
+        observe = self._observers.get(key) or observer(plan, kinds, apart)
+        remember(self._observers, key, observe, plan.program.jaxpr.consts)
+        return observe(list(call.values), self.given)
 
     def calibrate(
         self,
@@ -70,7 +80,9 @@ class Captured(Added):
         """Statistics over batches of data: `capture` of one after the other.
 
         Only one batch is held at a time, and one set of statistics. They can be saved, merged
-        (`qpass.update_stats`) and gone on with.
+        (`qpass.update_stats`) and gone on with. Hessians are taken product by product, and their
+        sums are NumPy arrays: the device holds one of them. Those of products inside of branches,
+        `while` loops and derivative rules are on the device together, as all of `capture` are.
 
         Args:
             params: the function's first argument.
@@ -84,10 +96,14 @@ class Captured(Added):
             CalibrationError: as `capture`, and where there is no batch, or a site that no sample
                 reached.
         """
+        kinds, hessians = as_kinds(gather), HostHessians()
 
         def add(batch: Any, stats: Any) -> Stats:
-            return self.capture(
-                params, *as_arguments(batch), stats=stats, decay=decay, gather=gather
-            )
+            with self._enter((params, *as_arguments(batch)), {}) as (boundary, call):
+                plan, apart = self._plan(call, boundary), frozenset()
+                if "hessian" in kinds:
+                    check_leaves(plan, call)
+                    stats, apart = hessians.add(plan, call.values, self.given, stats)
+                return update_stats(stats, self._observed(plan, call, kinds, apart), decay)
 
-        return over(add, batches, stats, progress)
+        return hessians.joined(over(add, batches, stats, progress))

@@ -95,11 +95,11 @@ class Gathered:
         return self._field("absmax", "absmax")
 
     @property
-    def hessian(self) -> jax.Array:
-        """The sum of ``x x'`` over rows: float32 ``[..., K, K]``."""
+    def hessian(self) -> jax.Array | np.ndarray:
+        """The sum of ``x x'`` over rows: float32 ``[..., K, K]``; `calibrate` has NumPy's."""
         return self._field("hessian", "hessian")
 
-    def _field(self, field: str, kind: str) -> jax.Array:
+    def _field(self, field: str, kind: str) -> Any:
         if field not in self.state:
             raise CalibrationError(
                 f"gather what is asked for, as q.calibrate(..., gather=({kind!r},)): nothing was "
@@ -182,10 +182,11 @@ def _flat(stats: Mapping[str, State]) -> dict[str, Any]:
 
 
 def load_stats(path: str | Path) -> Stats:
-    """Statistics from a file that `save_stats` wrote."""
+    """Statistics from a file that `save_stats` wrote; Hessians as NumPy arrays, on the host."""
     states: dict[str, State] = {}
     with np.load(path) as file:
         for key in file.files:
             name, _, field = key.rpartition("/")
-            states.setdefault(name, {})[field] = jnp.asarray(file[key])
+            array = file[key] if field == "hessian" else jnp.asarray(file[key])
+            states.setdefault(name, {})[field] = array
     return Stats(states)

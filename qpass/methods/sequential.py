@@ -2,30 +2,27 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import product
-from operator import is_
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.core import Tracer
 
 from qpass.errors import CalibrationError, CallError, QuantizeError
 from qpass.given import Given, entered, feeds
 from qpass.graph.dataflow import Key
-from qpass.graph.dimensions import dimensions
 from qpass.graph.feeds import enclosing
 from qpass.graph.program import Call
 from qpass.graph.provenance import Origin
 from qpass.graph.rebuild import REBUILD
 from qpass.graph.rewrite import Frame, Rewriter
 from qpass.methods.gptq import GPTQ
-from qpass.methods.lockstep import CALLS, At, Batches, Lockstep, waiting
+from qpass.methods.hessians import Hessians, obstacle
+from qpass.methods.lockstep import At, Batches, Lockstep, waiting
 from qpass.methods.operand import Solved, solve_read
 from qpass.methods.placed import Placed
 from qpass.numerics import QTensor
-from qpass.ops.gathered import PRODUCTS, gathered
 from qpass.ops.operations import QTensorOperations
 from qpass.plan import Decision, Plan
 from qpass.stats import Stats
@@ -163,12 +160,8 @@ def chosen(plan: Plan, method: GPTQ) -> list[Decision]:
 
 def _why_not(plan: Plan, decision: Decision) -> str:
     site, quantizer = decision.site, decision.quantized.quantizer
-    if site.op not in PRODUCTS:
-        return f"a {site.op} has no channels of its own"
-    around = enclosing(plan.program.jaxpr, plan.dataflow.derivatives, site.key[0])
-    inside = [e.primitive.name for e in around if e.primitive.name not in {*CALLS, "scan"}]
-    if inside or any(name not in {"body", "primal"} for _, name in site.key[0]):
-        return f"inside of a {inside[0] if inside else 'derivative rule'}"
+    if why := obstacle(plan, decision):
+        return why
     origin = site.flows[decision.quantized.weight]
     if isinstance(origin, Origin) and any(str(s) == "dynamic_slice" for s in origin.steps):
         return "it reads a slice whose place is computed"
@@ -234,7 +227,7 @@ class _Stop:
     decisions: Mapping[Key, Decision]
     placed: Mapping[int, Placed]
     operations: QTensorOperations
-    _last: tuple[Any, Any] = (None, None)
+    _hessian: Hessians = field(default_factory=Hessians)
     _compiled: dict[Any, Any] = field(default_factory=dict)
 
     def __call__(self, key: Key, operands: Batches, fed: Any, at: At) -> list[Any]:
@@ -254,22 +247,7 @@ class _Stop:
         action, eqn = decision.quantized, decision.site.eqn
         return self.operations.contraction(action, eqn, [*pair, *others], fed)
 
-    def _hessian(self, decision: Decision, acts: list, others: list) -> jax.Array:
-        """Summed over the batches; products that read one activation in one way share it."""
-        what = (*acts, *jax.tree.leaves(others)), dimensions(decision.site.eqn)
-        known, total = self._last
-        if known is None or known[1] != what[1] or not all(map(is_, known[0], what[0])):
-            run = self._jitted(("hessian", decision.site.key), _gather, decision)
-            total = reduce(jnp.add, map(run, acts, others))
-            self._last = what, total
-        return total
-
     def _jitted(self, name: Any, function: Any, decision: Decision) -> Any:
         if name not in self._compiled:
             self._compiled[name] = jax.jit(partial(function, decision))
         return self._compiled[name]
-
-
-def _gather(decision: Decision, x: jax.Array, others: list) -> jax.Array:
-    eqn, weight = decision.site.eqn, decision.quantized.weight
-    return gathered(eqn, weight, (None, None, *others), x, ("hessian",))["sum"]["hessian"]

@@ -17,6 +17,7 @@ Bins have fixed edges, so that histograms add: `PER_OCTAVE` to each factor of tw
 2**32, evenly spaced within. What is smaller or larger is in the first or the last one.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -98,7 +99,8 @@ def merge(earlier: State, later: State, decay: float) -> State:
     kinds: dict[str, Callable] = {"min": jnp.minimum}
     kinds |= dict.fromkeys(("max", "absmax"), jnp.maximum)
     kinds |= dict.fromkeys(("min_ema", "max_ema", "ema_weight"), lambda a, b: a * faded + b)
-    return {name: kinds.get(name, jnp.add)(earlier[name], later[name]) for name in earlier}
+    # Sums of NumPy arrays stay on the host, where Hessians are kept.
+    return {name: kinds.get(name, operator.add)(earlier[name], later[name]) for name in earlier}
 
 
 def range_of(state: State, method: str = "max") -> Bounds:
