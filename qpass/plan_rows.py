@@ -50,7 +50,7 @@ def _row(
 ) -> Row:
     site = decision.site
     before, after = sizes.get(site.leaf, (0, 0)) if site.leaf is not None else (0, 0)
-    ran = _kernel(plan, decision, chosen) if decision.action else Ran()
+    ran = kernel_at(plan, decision, chosen) if decision.action else Ran()
     lhs, rhs = (v.aval.str_short(short_dtypes=True) for v in site.eqn.invars[:2])
     return Row(
         id=site.id,
@@ -130,7 +130,7 @@ def _opaque_row(found: Found, reason: str, number: int, trails: Trails) -> Row:
     )
 
 
-def _kernel(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
+def kernel_at(plan: Plan, decision: Decision, chosen: dict[Any, Ran]) -> Ran:
     """Find the kernel of a quantized site.
 
     Sites of equal shapes and schemes share the look-up.

@@ -217,5 +217,6 @@ CPU = Kernel(
     run_stacked=run_stacked,
     reads=reads,
     ragged=by_blocks("cpu", supports, run_stacked, reads),
-    slow=cpu_cost.by_xla,
+    slow=cpu_cost.slow(cpu_cost.by_xla),
+    nanoseconds=cpu_cost.nanoseconds(cpu_cost.by_xla),
 )

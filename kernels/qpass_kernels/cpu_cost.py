@@ -9,6 +9,7 @@ A warning too many is better than one that is missing: float32 is taken to be as
 fastest quarter of its measurements, quantized products to be as slow as in the slowest.
 """
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 
 from qpass_kernels import cpu_groups
@@ -82,21 +83,25 @@ XLA_CODES_GROUPED = Costs(9400, 2.9, 0.52, 0.0, 1.7, 0.0)
 XLA_FLOATS = Costs(18000, 0.37, 0.59, 0.0, 0.63, 0.018)
 
 
-def native_integer(product: Product, chores: Chores) -> str:
-    """What to say of a compiled product of integer codes."""
+type Estimate = tuple[Costs, Product, Chores]
+"""What a product costs by a kernel: the constants, and what they are applied to."""
+
+
+def native_integer(product: Product, chores: Chores) -> Estimate:
+    """Of a compiled product of integer codes."""
     costs = NATIVE_CODES_GROUPED if product.grouped else NATIVE_CODES
-    return warning(costs, product, _copying(chores, _is_odd(product, product.k, product.group)))
+    return costs, product, _copying(chores, _is_odd(product, product.k, product.group))
 
 
-def native_floating(product: Product, chores: Chores) -> str:
-    """What to say of a compiled weight-only product."""
+def native_floating(product: Product, chores: Chores) -> Estimate:
+    """Of a compiled weight-only product."""
     plain = "int" in product.rhs and not product.grouped
     costs = NATIVE_INTS if plain else NATIVE_OTHERS
-    return warning(costs, product, _copying(chores, _is_odd(product, product.k)))
+    return costs, product, _copying(chores, _is_odd(product, product.k))
 
 
-def by_xla(product: Product, chores: Chores) -> str:
-    """What to say of a product that XLA compiles; its costs know that XLA quantizes, too."""
+def by_xla(product: Product, chores: Chores) -> Estimate:
+    """Of a product that XLA compiles; its costs know that XLA quantizes, too."""
     exact = product.integer and not product.grouped
     costs = XLA_CODES if exact else XLA_FLOATS
     if cpu_groups.fits(product):
@@ -104,7 +109,19 @@ def by_xla(product: Product, chores: Chores) -> str:
     short = product.grouped and not product.symbolic and product.k % product.group
     odd = _is_odd(product, product.k, product.group)
     chores = replace(chores, formula=False)
-    return warning(costs, product, _copying(chores, bool(short or odd)))
+    return costs, product, _copying(chores, bool(short or odd))
+
+
+def slow(estimate: Callable[[Product, Chores], Estimate]) -> Callable[[Product, Chores], str]:
+    """For `Kernel.slow`: what to say of a product with such costs."""
+    return lambda product, chores: warning(*estimate(product, chores))
+
+
+def nanoseconds(
+    estimate: Callable[[Product, Chores], Estimate],
+) -> Callable[[Product, Chores], tuple[float, float] | None]:
+    """For `Kernel.nanoseconds`: a product with such costs, and in float32."""
+    return lambda product, chores: expected(*estimate(product, chores))
 
 
 def _copying(chores: Chores, copied: bool) -> Chores:
@@ -115,6 +132,13 @@ def _is_odd(product: Product, *sizes: int) -> bool:
     """Whether rows of int4 of one of those sizes end within a byte."""
     odd = product.rhs == "int4" and not product.symbolic
     return odd and any(size % 2 for size in sizes)
+
+
+def expected(costs: Costs, product: Product, chores: Chores) -> tuple[float, float] | None:
+    """Nanoseconds of a product, and of it in float32; None where a size is symbolic."""
+    if product.symbolic:
+        return None
+    return sum(costs.parts(product, chores)), sum(FLOAT32.parts(product, Chores()))
 
 
 def warning(costs: Costs, product: Product, chores: Chores) -> str:

@@ -143,6 +143,8 @@ class Kernel:
             passed over without a word.
         slow: (Product, `Chores`) -> what a plan should say where this may be slower than float; ""
             where it should not be, or nobody knows.
+        nanoseconds: (Product, `Chores`) -> what it is expected to take, and what float32 would;
+            None where nobody knows.
         fuses: whether `run` computes the product's epilogue as well. For all others it is applied
             to what they give in float32.
         configs: Product -> what `run` takes as `config=` for a supported product: frozen
@@ -162,6 +164,7 @@ class Kernel:
     ragged: RaggedMatmul | None = None
     meant_for: Callable[[Product], bool] = lambda product: True
     slow: Callable[[Product, Chores], str] = lambda product, chores: ""
+    nanoseconds: Callable[[Product, Chores], tuple[float, float] | None] = lambda p, chores: None
     fuses: Callable[[Product], bool] = fuses_nothing
     configs: Callable[[Product], tuple[Any, ...]] = lambda product: ()
 

@@ -25,7 +25,8 @@ def search(
         ),
     ],
     budget: Annotated[
-        str, typer.Option(metavar="BUDGET", help="'4.5 bits', '80 MB', '30%' or '0.02 loss'.")
+        str,
+        typer.Option(metavar="BUDGET", help="'4.5 bits', '80 MB', '30%', '2 ms' or '0.02 loss'."),
     ],
     scheme: Annotated[
         list[str] | None,

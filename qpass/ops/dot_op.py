@@ -58,8 +58,10 @@ def _ran(spec: DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
     reads = picked.product.table is not None
     from_type = "" if reads or not decoding(w.qtype, packed=True) else w.qtype.name
     formula = spec.act is not None and not has_plain_rows(spec.act)
-    slow = picked.kernel.slow(picked.product, Chores(padded, from_type, formula))
-    return Ran(picked.kernel.name, picked.refused, slow, decoded(spec, x, w, reads))
+    kernel, chores = picked.kernel, Chores(padded, from_type, formula)
+    slow = kernel.slow(picked.product, chores)
+    expected = kernel.nanoseconds(picked.product, chores)
+    return Ran(kernel.name, picked.refused, slow, decoded(spec, x, w, reads), expected)
 
 
 DOT_GENERAL = Op("dot_general", _why_not, _why_not_scheme, dot_spec, run, _ran, _why_not_backward)

@@ -38,12 +38,14 @@ class Ran:
         refused: pairs of name and reason, of those before it.
         slow: what the plan says where it may be slower than float.
         told: what else is done to the operands, in words.
+        nanoseconds: what it is expected to take, and what float32 would; None where nobody knows.
     """
 
     kernel: str = ""
     refused: tuple[tuple[str, str], ...] = ()
     slow: str = ""
     told: tuple[str, ...] = ()
+    nanoseconds: tuple[float, float] | None = None
 
 
 def no_backward(site: Site, product: str) -> str:

@@ -1,4 +1,4 @@
-"""What a search may spend: bits, bytes or loss."""
+"""What a search may spend: bits, bytes, time or loss."""
 
 import re
 from collections.abc import Mapping
@@ -19,18 +19,21 @@ UNITS: Mapping[str, int] = MappingProxyType(
     }
 )
 """Bytes in each unit of size."""
+TIMES: Mapping[str, float] = MappingProxyType({"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9})
+"""Nanoseconds in each unit of time."""
 _TEXT = re.compile(r"(?P<amount>\d+(\.\d+)?(e[-+]?\d+)?)\s*(?P<unit>[A-Za-z]+|%)")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount that is not to be exceeded, as text: "4.5 bits", "80 MB", "30%", "0.02 loss".
+    """An amount not to be exceeded; as text "4.5 bits", "80 MB", "30%", "2 ms", "0.02 loss".
 
     Attributes:
         amount: positive.
         unit: "bits" for each number of the weights that are searched, scales included; a unit of
-            `UNITS` or "%" (of the float tree) for the whole tree of parameters; or "loss", in what
-            the loss is measured in.
+            `UNITS` or "%" (of the float tree) for the whole tree of parameters; a unit of `TIMES`
+            for the products of the weights that are searched, in one call; or "loss", in what the
+            loss is measured in.
     """
 
     amount: float
@@ -49,12 +52,10 @@ class Budget:
             whole: bytes of the float tree.
 
         Raises:
-            PlanError: the budget is one of loss, or not more than the rest.
+            PlanError: the budget is not more than the rest.
         """
         if self.unit == "bits":
             return int(self.amount * numbers / 8)
-        if self.unit == "loss":
-            raise PlanError(f"give a budget of bits or bytes; {self} is none of size.")
         asked = self.amount * whole / 100 if self.unit == "%" else self.amount * UNITS[self.unit]
         if asked <= rest:
             raise PlanError(
@@ -73,10 +74,10 @@ def as_budget(given: str | Budget) -> Budget:
     if isinstance(given, Budget):
         return given
     match = _TEXT.fullmatch(given.strip()) if isinstance(given, str) else None
-    if match is None or match["unit"] not in (*UNITS, "%", "bits", "loss"):
+    if match is None or match["unit"] not in (*UNITS, *TIMES, "%", "bits", "loss"):
         raise PlanError(
-            f"give a budget as '4.5 bits', '80 MB', '30%' or '0.02 loss'; units of size are "
-            f"{', '.join(UNITS)}; got {given!r}."
+            f"give a budget as '4.5 bits', '80 MB', '30%', '2 ms' or '0.02 loss'; units of size "
+            f"are {', '.join(UNITS)}, of time {', '.join(TIMES)}; got {given!r}."
         )
     if not float(match["amount"]) > 0:
         raise PlanError(f"give a budget above zero; got {given!r}.")

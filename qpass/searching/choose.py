@@ -1,4 +1,4 @@
-"""Choose one option for each weight: the least loss within a size, or the least size within a loss.
+"""Choose one option for each weight: the least loss within a size or a time, or the least size.
 
 Multiple-choice knapsacks, solved to optimality by `scipy.optimize.milp` (HiGHS).
 """
@@ -6,6 +6,7 @@ Multiple-choice knapsacks, solved to optimality by `scipy.optimize.milp` (HiGHS)
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -27,36 +28,40 @@ class Option:
         loss: what it costs in quality, finite; losses of several weights are added.
         nbytes: bytes that the weight takes so.
         error: the largest relative error of a product with it; None where that was not measured.
+        nanoseconds: that its products are expected to take in one call; None where nobody knows.
     """
 
     scheme: str
     loss: float
     nbytes: int
     error: float | None = None
+    nanoseconds: int | None = None
 
 
-def choose(groups: Groups, budget: int) -> tuple[Option, ...]:
+def choose(groups: Groups, budget: int, amount: str = "nbytes") -> tuple[Option, ...]:
     """An option of each group: the sum of losses is least where that of bytes is in the budget.
 
     Args:
         groups: what there is to choose from, at least one option each.
         budget: bytes for all groups together.
+        amount: what is in the budget: "nbytes", or "nanoseconds".
 
     Raises:
         PlanError: no group, one without options, a loss that is not finite, a budget below the
             smallest sum of bytes, or the solver ends without a choice that fits.
     """
-    smallest = _least(groups, lambda option: option.nbytes)
+    unit_name = "bytes" if amount == "nbytes" else amount
+    smallest = _least(groups, attrgetter(amount))
     if budget < smallest:
-        raise PlanError(f"give a budget of at least {smallest:,} bytes; got {budget:,}.")
+        raise PlanError(f"give a budget of at least {smallest:,} {unit_name}; got {budget:,}.")
     flat = _flat(groups)
+    amounts = [getattr(option, amount) for option in flat]
     # In the largest common unit, small whole numbers: the solver has tolerances, bytes have none.
-    unit = math.gcd(*(option.nbytes for option in flat)) or 1
-    sizes = np.array([option.nbytes // unit for option in flat], float)
+    unit = math.gcd(*amounts) or 1
     losses = np.array([option.loss for option in flat])
-    chosen = _solved(groups, losses, sizes, budget // unit)
-    if sum(option.nbytes for option in chosen) > budget:
-        raise PlanError(f"choose within {budget:,} bytes: the solver's choice does not fit.")
+    chosen = _solved(groups, losses, np.array(amounts, float) // unit, budget // unit)
+    if sum(map(attrgetter(amount), chosen)) > budget:
+        raise PlanError(f"choose within {budget:,} {unit_name}: the solver's choice does not fit.")
     return chosen
 
 

@@ -1,5 +1,6 @@
 """Sensitivity: what each weight alone costs the function in each scheme."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 from qpass.captured import Known
 from qpass.errors import PlanError
 from qpass.plan import Decision, Plan
+from qpass.plan_rows import kernel_at
 from qpass.quantize import tree_nbytes
 from qpass.rules import Rule
 from qpass.searching.choose import Option
@@ -16,6 +18,7 @@ from qpass.searching.trial import Trial, as_batches
 
 FLOAT = "float"
 """The scheme of a weight that stays as it is."""
+UNKNOWN = (None, None)
 SCHEMES = ("int3 g32", "int4 g64", "int4 g32", "int8", FLOAT)
 
 
@@ -140,16 +143,20 @@ def sensitivity(
     tried: dict[int, list[Option]] = {k: [] for k in chosen}
     with _bar(sum(map(len, found.values())), progress) as tick:
         for scheme, own in found.items():
+            times = _times(plans[scheme])
             own_errors = _errors(trial, plans[scheme], scheme, path) if errors else {}
             stored = trial.stored([Rule(path=path, weight=scheme)])
             for k in own:
                 lost = trial.judge(_swapped(base, k, stored[k]), f"{own[k]} in {scheme}") - start
                 size = tree_nbytes(stored[k])
-                tried[k].append(Option(scheme, lost, size, own_errors.get(k)))
+                own_time = times.get(k, UNKNOWN)[0]
+                tried[k].append(Option(scheme, lost, size, own_errors.get(k), own_time))
                 tick()
     paths = {k: path for own in found.values() for k, path in own.items()}
+    times = {k: time for plan in plans.values() for k, time in _times(plan).items()}
     weights = tuple(
-        _weight(paths[k], k, base[k], options, FLOAT in schemes) for k, options in tried.items()
+        _weight(paths[k], k, base[k], options, FLOAT in schemes, times.get(k, UNKNOWN)[1])
+        for k, options in tried.items()
     )
     whole, rest = tree_nbytes(trial.leaves(params)), tree_nbytes(base)
     rest -= sum(weight.nbytes for weight in weights)
@@ -192,9 +199,25 @@ def _swapped(leaves: Sequence[Any], index: int, leaf: Any) -> list[Any]:
     return [*leaves[:index], leaf, *leaves[index + 1 :]]
 
 
-def _weight(path: str, index: int, leaf: Any, options: list[Option], keep: bool) -> Weight:
+def _times(plan: Plan) -> dict[int, tuple[int | None, int | None]]:
+    """Nanoseconds that products with each leaf are expected to take, and in float32, by index."""
+    chosen, by_leaf = {}, {}
+    for decision in plan.decisions:
+        leaf = decision.site.leaf
+        if leaf is None or not decision.stored or decision.site.role == "lookup":
+            continue
+        one = kernel_at(plan, decision, chosen).nanoseconds if plan.platform == "cpu" else None
+        repeated = (math.ceil(t * decision.site.repeats) for t in one) if one else UNKNOWN
+        pairs = zip(by_leaf.get(leaf, (0, 0)), repeated, strict=True)
+        by_leaf[leaf] = tuple(None if a is None or b is None else a + b for a, b in pairs)
+    return by_leaf
+
+
+def _weight(
+    path: str, index: int, leaf: Any, options: list[Option], keep: bool, time: int | None
+) -> Weight:
     size = tree_nbytes(leaf)
-    floats = [Option(FLOAT, 0.0, size, 0.0)] if keep else []
+    floats = [Option(FLOAT, 0.0, size, 0.0, time)] if keep else []
     return Weight(path, index, leaf.size, size, (*options, *floats))
 
 

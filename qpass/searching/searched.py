@@ -10,7 +10,7 @@ from qpass.configs import rules_to_data
 from qpass.errors import PlanError
 from qpass.plan import Plan
 from qpass.rules import Rule
-from qpass.searching.budget import Budget, as_budget
+from qpass.searching.budget import TIMES, Budget, as_budget
 from qpass.searching.choose import Option, choose, smallest
 from qpass.searching.front import Point, front, plot
 from qpass.searching.measured import FLOAT, Sensitivity, sensitivity
@@ -62,6 +62,13 @@ class Search:
         """Bits for each number of the weights that were searched, scales included."""
         return 8 * _nbytes(self.chosen) / self.sensitivity.numbers
 
+    @property
+    def nanoseconds(self) -> int | None:
+        """What products of the searched weights are expected to take; None where nobody knows."""
+        times = [option.nanoseconds for option in self.chosen]
+        known = [time for time in times if time is not None]
+        return sum(known) if len(known) == len(times) else None
+
     def within(self, budget: str | Budget) -> "Search":
         """The choice within another budget, of the same measurements.
 
@@ -92,6 +99,7 @@ class Search:
             "budget": str(self.budget),
             "bytes": self.nbytes,
             "bits": self.bits,
+            "nanoseconds": self.nanoseconds,
             "predicted": self.predicted,
             "loss": self.loss,
             "schemes": self.schemes,
@@ -130,7 +138,9 @@ def search(
         params: as for `sensitivity`.
         batches: as for `sensitivity`.
         budget: as text: "4.5 bits" for each number of the searched weights, scales included; "80
-            MB", or "30%" of the float tree, for all parameters; "0.02 loss" more than before.
+            MB", or "30%" of the float tree, for all parameters; "2 ms" for the products of the
+            searched weights in a call with the first batch, as `qpass_kernels.cpu_cost` expects
+            them on CPU; "0.02 loss" more than before.
         **how: as for `sensitivity`: ``schemes``, ``loss``, ``rules``, ``path``, ``stats``,
             ``errors``, ``progress``.
 
@@ -147,6 +157,8 @@ def within(found: Sensitivity, budget: str | Budget) -> Search:
     wanted = as_budget(budget)
     if wanted.unit == "loss":
         return _within_loss(found, wanted)
+    if wanted.unit in TIMES:
+        return _within_time(found, wanted)
     nbytes = wanted.nbytes(found.numbers, found.rest, found.whole)
     least = sum(min(option.nbytes for option in group) for group in found.groups)
     if nbytes < least:
@@ -156,6 +168,19 @@ def within(found: Sensitivity, budget: str | Budget) -> Search:
             f"got {wanted}."
         )
     return _judged(found, wanted, choose(found.groups, nbytes))
+
+
+def _within_time(found: Sensitivity, budget: Budget) -> Search:
+    for weight in found.weights:
+        unknown = [option.scheme for option in weight.options if option.nanoseconds is None]
+        if unknown:
+            raise PlanError(
+                f"give a budget of size or loss, or other schemes: how long {weight.path} takes in "
+                f"{unknown[0]} is not known. Times are modelled of products on CPU, not of ragged "
+                "products, convolutions and look-ups."
+            )
+    nanoseconds = int(budget.amount * TIMES[budget.unit])
+    return _judged(found, budget, choose(found.groups, nanoseconds, "nanoseconds"))
 
 
 def _within_loss(found: Sensitivity, budget: Budget) -> Search:

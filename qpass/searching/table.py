@@ -21,7 +21,7 @@ def to_table(
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("Weight", "", "Scheme"):
         table.add_column(name, overflow="fold")
-    for name in ("Bytes", "Loss", "Error of products"):
+    for name in ("Bytes", "Loss", "Error of products", "Time on CPU"):
         table.add_column(name, justify="right", no_wrap=True)
     for weight, option in zip(found.weights, chosen, strict=True):
         _add(table, weight, option)
@@ -47,6 +47,7 @@ def _add(table: Table, weight: Weight, chosen: Option) -> None:
             bytes_text(option.nbytes),
             f"{option.loss:.3g}",
             "" if option.error is None else percent(option.error),
+            "" if option.nanoseconds is None else f"{option.nanoseconds / 1e3:,.0f} µs",
         )
         style: Any = "green" if taken else None
         table.add_row(*cells, style=style, end_section=last)

@@ -10,6 +10,9 @@ import pytest
 
 import qpass
 from qpass.searching.budget import as_budget
+from qpass_kernels.cpu_cost import FLOAT32
+from qpass_kernels.kernel import Chores
+from tests.kernels.oracle import product
 
 SCHEMES = ("int3 g16", "int4 g16", "int8", "float")
 
@@ -126,6 +129,44 @@ def test_a_budget_of_loss_holds_for_all_together(found):
         sizes.append(chosen.nbytes)
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1]
+
+
+def test_a_budget_of_time_is_of_expected_products(found):
+    weights = found.sensitivity.weights
+    for budget in ("100 us", "0.09 ms"):
+        limit = as_budget(budget).amount * {"us": 1e3, "ms": 1e6}[budget.split()[1]]
+        chosen = found.within(budget)
+        fitting = [
+            c
+            for c in itertools.product(*(weight.options for weight in weights))
+            if sum(o.nanoseconds for o in c) <= limit
+        ]
+        assert chosen.nanoseconds <= limit
+        assert chosen.predicted == pytest.approx(min(sum(o.loss for o in c) for c in fitting))
+
+
+def test_times_are_those_of_the_kernel_for_each_run(found):
+    def nanoseconds(k, n, runs):
+        """Of 8 rows in float32."""
+        return runs * sum(FLOAT32.parts(product(8, n, k, "float32", "float32"), Chores()))
+
+    sizes = {"layers": (32, 32, 2), "last/up": (32, 64, 1), "last/down": (64, 32, 1)}
+    for path, (k, n, runs) in (sizes | {"head": (32, 10, 1)}).items():
+        option = by_path(found)[path].options[-1]
+        assert option.nanoseconds == pytest.approx(nanoseconds(k, n, runs), abs=1)
+    own = [option.nanoseconds for option in by_path(found)["layers"].options]
+    assert len(set(own)) > 1
+
+
+def test_times_that_nobody_knows_are_no_budget():
+    def experts(params, x):
+        return jax.lax.ragged_dot(x, params["w"], jnp.array([3, 5]))
+
+    params = {"w": PARAMS["layers"]}
+    found = qpass.search(experts, params, BATCHES, budget="9 bits", schemes=("int8", "float"))
+    assert found.nanoseconds is None
+    with pytest.raises(qpass.PlanError, match="how long w takes in int8 is not known"):
+        found.within("2 ms")
 
 
 def test_with_all_that_it_may_spend_everything_stays_float(found):

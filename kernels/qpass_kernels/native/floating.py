@@ -122,5 +122,6 @@ NATIVE_FLOAT = Kernel(
     local=True,
     ragged=by_codes(_codes, reads),
     meant_for=lambda product: product.weight_only,
-    slow=cpu_cost.native_floating,
+    slow=cpu_cost.slow(cpu_cost.native_floating),
+    nanoseconds=cpu_cost.nanoseconds(cpu_cost.native_floating),
 )

@@ -71,5 +71,6 @@ NATIVE_INT = Kernel(
     rows=NATIVE_ROWS,
     ragged=NATIVE_RAGGED,
     meant_for=lambda product: product.integer,
-    slow=cpu_cost.native_integer,
+    slow=cpu_cost.slow(cpu_cost.native_integer),
+    nanoseconds=cpu_cost.nanoseconds(cpu_cost.native_integer),
 )
