@@ -26,6 +26,7 @@ from qpass.numerics.granularity import PerEntry as PerEntry
 from qpass.numerics.granularity import PerGroup as PerGroup
 from qpass.numerics.granularity import PerTensor as PerTensor
 from qpass.numerics.granularity import block_sizes as block_sizes
+from qpass.numerics.hadamard import mixed as mixed
 from qpass.numerics.kernel_codes import decoding as decoding
 from qpass.numerics.kernel_codes import dtype_of as dtype_of
 from qpass.numerics.kernel_codes import from_stored as from_stored

@@ -38,15 +38,20 @@ class Backward:
             along the axes that this product contracts (the codes of the forward product where
             these are the same). "forward": always those of the forward product; scales along axes
             that this product contracts are multiplied into the gradient before that is quantized.
+        hadamard: both operands are transformed along what this product contracts before they are
+            quantized, each 16 numbers by a signed Hadamard matrix (`qpass.numerics.hadamard`), so
+            that outliers are spread. Without quantization the product would be the same.
 
     Raises:
-        RuleError: a quantizer that is none, or other residuals.
+        RuleError: a quantizer that is none, other residuals, or codes of the forward product, which
+            are none of transformed values.
         UnknownTypeError: a numeric type that does not exist.
     """
 
     grad: str | QType | Quantizer | None = None
     operand: str | QType | Quantizer | None = None
     residuals: str = "original"
+    hadamard: bool = False
 
     def __post_init__(self) -> None:
         for field in ("grad", "operand"):
@@ -61,6 +66,16 @@ class Backward:
             raise RuleError(
                 "Drop operand= from Backward: with residuals='forward' the codes of the forward "
                 "product serve, so that its quantizer holds."
+            )
+        self._check_hadamard()
+
+    def _check_hadamard(self) -> None:
+        if not isinstance(self.hadamard, bool):
+            raise RuleError(f"Give hadamard=True or False to Backward; got {self.hadamard!r}.")
+        if self.hadamard and self.residuals == "forward":
+            raise RuleError(
+                "Drop hadamard= or residuals='forward' from Backward: codes of the forward product "
+                "are none of transformed values."
             )
 
     @property
@@ -79,7 +94,7 @@ class Backward:
         named = " x ".join(str(q) for q in (self.operand, self.grad) if q)
         named = f"operand {named}" if self.operand and not self.grad else named
         kept = "" if self.residuals == "original" else "with the codes of the forward product"
-        return " ".join(filter(None, (named, kept)))
+        return " ".join(filter(None, (named, kept, "hadamard" if self.hadamard else "")))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from qpass.errors import CalibrationError, QuantizeError
-from qpass.numerics import NEAREST, QTensor, Quantizer, Scheme, block_sizes, quantize
+from qpass.numerics import NEAREST, QTensor, Quantizer, Scheme, block_sizes, mixed, quantize
 from qpass.numerics.schemes import Backward
 from qpass.ops.asked import own_key
 from qpass.ops.backward_scales import roles, with_scales
@@ -106,6 +106,8 @@ class BackwardProduct:
             fed: what the forward product is fed.
         """
         q = self.residual(y, spec, fed)
+        if self.how.hadamard and not isinstance(q, QTensor):
+            g, q = _mixed(g, q, spec)
         if isinstance(q, QTensor) and self.how.residuals == "forward":
             g, q = with_scales(g, q, spec)
         if not isinstance(q, QTensor):
@@ -124,7 +126,7 @@ class BackwardProduct:
 
     def _is_served(self, y: Any, spec: DotSpec, fed: dict) -> bool:
         """Whether the codes of the forward product are taken."""
-        if self.forward is None:
+        if self.forward is None or self.how.hadamard:
             return False
         if self.how.residuals == "forward":
             return True
@@ -246,6 +248,13 @@ def _sharding(t: jax.Array, order: tuple[int, ...]) -> NamedSharding | None:
         return None
     names = (*sharding.spec, *[None] * (t.ndim - len(sharding.spec)))
     return NamedSharding(sharding.mesh, PartitionSpec(*(names[d] for d in order)))
+
+
+def _mixed(g: jax.Array, y: jax.Array, spec: DotSpec) -> tuple[jax.Array, jax.Array]:
+    """Both operands transformed along the last axis of y that is summed over, as groups lie."""
+    axes = dict(zip(spec.dims[0][spec.weight], spec.dims[0][1 - spec.weight], strict=True))
+    last = max(axes)
+    return mixed(g, axes[last]), mixed(y, last)
 
 
 def _blocks(y: Any, quantizer: Quantizer, contract: tuple[int, ...]) -> tuple[int, ...]:

@@ -114,6 +114,11 @@ def why_not_backward(site: Site, product: str) -> str | None:
     return BESIDE_ROWS if batch[0] or len(free_axes(site.eqn, 0)) > 1 else None
 
 
+def divides_rows(site: Site) -> bool:
+    """Whether it is a ragged product of which experts divide the rows."""
+    return site.op == "ragged_dot_general" and _mode(site.eqn) == "rows"
+
+
 def _mode(eqn: JaxprEqn) -> str:
     ragged = int(eqn.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions[0])
     (contract, _), (batch, _) = dimensions(eqn)

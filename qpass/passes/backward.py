@@ -8,17 +8,21 @@ both places, with the reason at the site or in a note at its forward product.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from qpass.graph.dimensions import free_axes
 from qpass.graph.sites import Site, weight_operand
 from qpass.numerics import Scheme
 from qpass.ops.backward import product_of
 from qpass.ops.operations import Quantized
+from qpass.ops.ragged_spec import divides_rows
+from qpass.ops.sharded import explicit_sharding
 from qpass.ops.table import OPS
 from qpass.passes.refuse import why_not, why_not_groups
 from qpass.plan import Decision, Plan
 
 PRODUCTS = ("dlhs", "drhs")
+MIXED = "each 16 numbers of both operands are mixed by a Hadamard matrix first"
 
 
 def backward(plan: Plan) -> Plan:
@@ -56,8 +60,30 @@ def _fault(site: Site, action: Quantized, name: str) -> str:
     shape, free = site.eqn.invars[side].aval.shape, free_axes(site.eqn, side)
     if not free:
         return "outer product: nothing is contracted"
+    if product.how.hadamard and (mixes := _why_not_mixed(site, name, side)):
+        return mixes
     operands = {"gradient": product.grad, "other operand": product.operand}
     return why_not_groups(operands, [shape[d] for d in free]) or ""
+
+
+def _why_not_mixed(site: Site, name: str, side: int) -> str:
+    """Why its operands cannot be mixed along the last free axis of one; "" where they can."""
+    operand, out = site.eqn.invars[side].aval, site.eqn.outvars[0].aval
+    free = free_axes(site.eqn, side)
+    if name == "drhs" and divides_rows(site):
+        return "a Hadamard matrix would mix the rows of experts"
+    if not isinstance(size := operand.shape[free[-1]], int):
+        return f"a Hadamard matrix along the symbolic size {size}"
+    last = out.ndim - 1 - (0 if side == 1 else len(free_axes(site.eqn, 1)))
+    if _is_divided(operand, free[-1]) or _is_divided(out, last):
+        return "a Hadamard matrix along an axis that devices divide, by its type"
+    return ""
+
+
+def _is_divided(aval: Any, axis: int) -> bool:
+    """Whether devices divide it along the axis, where shardings are part of the types."""
+    sharding = explicit_sharding(aval)
+    return sharding is not None and sharding.spec[axis] is not None
 
 
 def _inherit(decision: Decision, forward: Mapping[str, Decision]) -> Decision:
@@ -74,4 +100,5 @@ def _inherit(decision: Decision, forward: Mapping[str, Decision]) -> Decision:
         return replace(decision, rule=theirs.rule, reason=reason)
     scheme = Scheme(weight=product.operand, act=product.grad)
     action = Quantized(scheme, weight_operand(site), True, product)
-    return replace(decision, rule=theirs.rule, action=action, reason="", notes=())
+    notes = (MIXED,) if product.how.hadamard else ()
+    return replace(decision, rule=theirs.rule, action=action, reason="", notes=notes)

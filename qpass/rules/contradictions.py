@@ -69,6 +69,7 @@ def check_decision(rule: Rule) -> None:
     _check_backward(rule)
     _check_groups(rule)
     _check_static(rule)
+    _check_hadamard(rule)
 
 
 def _check_attention(rule: Rule) -> None:
@@ -162,3 +163,19 @@ def _check_static(rule: Rule) -> None:
                 f"Give {name}= static without groups, blocks or a range: all of a static operand "
                 f"has one range, that which was captured; got {quantizer}."
             )
+
+
+def _check_hadamard(rule: Rule) -> None:
+    """Ranges from elsewhere are those of values that are not transformed."""
+    for field, product in given_products(rule).items():
+        if not product.hadamard:
+            continue
+        forward = rule.act if field == "drhs" else rule.weight or rule.kv or rule.act
+        operands = {"gradient": product.grad or rule.grad, "operand": product.operand or forward}
+        for name, quantizer in operands.items():
+            if isinstance(quantizer, Quantizer) and quantizer.is_static:
+                raise RuleError(
+                    f"Give the {name} of {field}= a quantizer without static or delayed beside "
+                    f"hadamard=True: ranges from elsewhere are those of values that are not "
+                    f"transformed; got {quantizer}."
+                )

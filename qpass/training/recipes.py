@@ -62,13 +62,18 @@ def mxfp8(**selectors: Any) -> Rule:
     return Rule(weight="mxfp8", act="mxfp8", grad="mxfp8", **selectors)
 
 
-def nvfp4(**selectors: Any) -> Rule:
+def nvfp4(hadamard: bool = False, **selectors: Any) -> Rule:
     """All operands in blocks of 16 e2m1, gradients rounded stochastically: `NVFP4BlockScaling`.
 
-    Weights in squares of 16, so that both products that read them have the same codes. Without the
-    random Hadamard transform that Transformer Engine has as an option.
+    Weights in squares of 16, so that both products that read them have the same codes.
+
+    Args:
+        hadamard: whether both operands of the gradient of the weight are mixed by Hadamard matrices
+            before they are quantized (`disable_rht` is the opposite).
+        **selectors: of the rule.
     """
-    return Rule(weight="nvfp4 b16x16", act="nvfp4", grad="nvfp4 sr", **selectors)
+    drhs = Backward(hadamard=True) if hadamard else None
+    return Rule(weight="nvfp4 b16x16", act="nvfp4", grad="nvfp4 sr", drhs=drhs, **selectors)
 
 
 def int8(shards: int = 1, **selectors: Any) -> Rule:
@@ -228,16 +233,8 @@ def _alike(name: str, shards: int, selectors: Mapping[str, Any]) -> Rule:
 
 
 def te_nvfp4(**selectors: Any) -> Rule:
-    """MaxText's `te_nvfp4` transforms gradients by random Hadamard matrices: not in qpass.
-
-    Raises:
-        RuleError: always; `te_nvfp4_no_rht` is the recipe without them.
-    """
-    del selectors
-    raise RuleError(
-        "Take te_nvfp4_no_rht: te_nvfp4 multiplies the operands of the gradient of the weight by "
-        "random Hadamard matrices, which qpass does not."
-    )
+    """`nvfp4` with Hadamard matrices; MaxText's `te_nvfp4`."""
+    return nvfp4(hadamard=True, **selectors)
 
 
 RECIPES: Mapping[str, Callable[..., Any]] = MappingProxyType(
