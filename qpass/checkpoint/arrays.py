@@ -25,6 +25,9 @@ NATIVE = frozenset(
 )
 """Dtypes that safetensors files have."""
 
+PACKED_AT_ONCE = 2**22
+"""Codes; a multiple of 8, so that parts fill whole bytes."""
+
 
 def to_file(x: Any, where: str) -> np.ndarray:
     """The array that is written.
@@ -53,7 +56,16 @@ def to_file(x: Any, where: str) -> np.ndarray:
         return array.reshape(np.shape(x))
     bits = jax.dtypes.itemsize_bits(array.dtype)
     raw = array.reshape(-1).view(np.uint8)
-    return raw if bits >= 8 else np.asarray(pack(jnp.asarray(raw), bits).words)
+    return raw if bits >= 8 else _packed(raw, bits)
+
+
+def _packed(raw: np.ndarray, bits: int) -> np.ndarray:
+    """`pack` of many codes, a part at a time: it takes several times their bytes on the way."""
+    words = np.empty(packed_length(raw.size, bits), np.uint8)
+    for first in range(0, raw.size, PACKED_AT_ONCE):
+        part = np.asarray(pack(jnp.asarray(raw[first : first + PACKED_AT_ONCE]), bits).words)
+        words[first * bits // 8 :][: part.size] = part
+    return words
 
 
 def from_file(stored: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,8 +16,8 @@ from qpass.checkpoint.containers import rebuilt
 from qpass.checkpoint.formats.tensors import Tensors, open_files
 from qpass.checkpoint.likeness import Form, differences, form_of, forms
 from qpass.checkpoint.manifest import NAME, Entry, Manifest, Part, as_dtype, read_manifest
-from qpass.checkpoint.saving import digest
 from qpass.checkpoint.tensors import assembled
+from qpass.checkpoint.writing import digest
 from qpass.errors import CheckpointError, QPassError
 from qpass.numerics import QTensor
 

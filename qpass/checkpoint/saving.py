@@ -7,13 +7,9 @@ manifest names, of earlier checkpoints or of a save that was killed, are removed
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,10 +17,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from qpass.checkpoint.arrays import to_file
 from qpass.checkpoint.containers import structure
-from qpass.checkpoint.manifest import NAME, SHARD, Entry, Manifest, Part, read_manifest
-from qpass.checkpoint.tensors import parts_of, plain
+from qpass.checkpoint.manifest import NAME, SHARD, Entry, Manifest, read_manifest
+from qpass.checkpoint.writing import (
+    alone,
+    entry_of,
+    replace_text,
+    shard_name,
+    versions,
+    write_shard,
+)
 from qpass.errors import CheckpointError
 from qpass.graph.paths import leaf_path
 from qpass.numerics import QTensor
@@ -57,13 +59,13 @@ def save(
     folder = Path(path)
     leaves = _leaves(params)
     _make_room(folder)
-    with _alone(folder):
+    with alone(folder):
         _remove_unnamed(folder)
         tree = structure(params, lambda x: isinstance(x, QTensor))
         entries = dict(_written(folder, leaves))
         decisions = None if plan is None else _plain_json(plan)
-        manifest = Manifest(entries, tree, decisions, _as_dict(record), _versions())
-        _replace(folder / NAME, manifest.to_json())
+        manifest = Manifest(entries, tree, decisions, _as_dict(record), versions())
+        replace_text(folder / NAME, manifest.to_json())
         _remove_unnamed(folder)
 
 
@@ -97,24 +99,6 @@ def _is_ours(name: str) -> bool:
     return name in (NAME, NAME + ".new", ".lock") or SHARD.fullmatch(name) is not None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system takes from a process that ends."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on Windows
-        yield
-        return
-    with (folder / ".lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CheckpointError(
-                f"Wait, or give another folder: another process is saving into {folder}."
-            ) from error
-        yield
-
-
 def _remove_unnamed(folder: Path) -> None:
     named = frozenset()
     if (folder / NAME).is_file():
@@ -129,60 +113,18 @@ def _remove_unnamed(folder: Path) -> None:
 
 def _written(folder: Path, leaves: Mapping[str, Any]) -> Iterator[tuple[str, Entry]]:
     """Write all leaves; their entries, in order."""
-    name, number = secrets.token_hex(4), 0
+    run, number = secrets.token_hex(4), 0
     held: dict[str, np.ndarray] = {}
     for path, leaf in leaves.items():
-        file = f"tensors-{name}-{number:05}.safetensors"
-        arrays = {part: (x, to_file(x, path)) for part, x in parts_of(leaf).items()}
-        parts = {part: _part(path, part, file, *pair) for part, pair in arrays.items()}
-        held |= {parts[part].tensor: stored for part, (_, stored) in arrays.items()}
-        yield path, Entry(parts, plain(leaf))
+        file = shard_name(run, number)
+        entry, arrays = entry_of(path, leaf, file)
+        held |= arrays
+        yield path, entry
         if sum(array.nbytes for array in held.values()) >= SHARD_BYTES:
-            _write_shard(folder / file, held)
+            write_shard(folder / file, held)
             held, number = {}, number + 1
     if held:
-        _write_shard(folder / f"tensors-{name}-{number:05}.safetensors", held)
-
-
-def _part(path: str, part: str, file: str, array: Any, stored: np.ndarray) -> Part:
-    tensor = f"{path}:{part}" if part else path
-    return Part(tensor, file, array.dtype.name, tuple(np.shape(array)), digest(stored))
-
-
-def digest(stored: np.ndarray) -> str:
-    """BLAKE2b of an array's bytes, 16 bytes, in hexadecimal digits."""
-    flat = np.ascontiguousarray(stored).reshape(-1).view(np.uint8)
-    return hashlib.blake2b(flat.data, digest_size=16).hexdigest()
-
-
-def _write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    try:
-        from safetensors.numpy import save_file
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            "Install qpass-jax[checkpoint] to write files: that takes the package safetensors."
-        ) from error
-    save_file(arrays, file)
-    _sync(file)
-
-
-def _replace(file: Path, text: str) -> None:
-    """The file with that text, at once."""
-    scratch = file.with_name(file.name + ".new")
-    scratch.write_text(text, encoding="utf-8")
-    _sync(scratch)
-    scratch.replace(file)
-    if os.name == "posix":
-        _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has it, so that a manifest never outlives what it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        write_shard(folder / shard_name(run, number), held)
 
 
 def _plain_json(plan: Plan) -> Any:
@@ -191,7 +133,3 @@ def _plain_json(plan: Plan) -> Any:
 
 def _as_dict(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if record is None else dict(record)
-
-
-def _versions() -> dict[str, str]:
-    return {"qpass": version("qpass-jax"), "jax": jax.__version__}

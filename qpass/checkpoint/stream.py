@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qpass.checkpoint import saving
-from qpass.checkpoint.arrays import to_file
-from qpass.checkpoint.formats.tensors import Stored, Tensors
+from qpass.checkpoint.formats.tensors import Tensors
 from qpass.checkpoint.manifest import NAME, Entry, Manifest, Part
-from qpass.checkpoint.tensors import parts_of, plain
+from qpass.checkpoint.slabs import quantize_stored
+from qpass.checkpoint.writing import (
+    alone,
+    entry_of,
+    replace_text,
+    shard_name,
+    sync,
+    versions,
+    write_shard,
+)
 from qpass.errors import CheckpointError
-from qpass.ops.weights import Storage, check_finite, encode_weight, weighs
+from qpass.ops.weights import Storage, weighs
 
 BATCH_BYTES = 2**24
 """Bytes of results after which a file is written: small tensors share one."""
-
-ALIGNED = 64
-"""Bytes; JAX on CPU copies arrays that begin elsewhere."""
 
 JOB, JOURNAL, PARTIAL = "job.json", "done.jsonl", ".partial"
 
@@ -61,7 +63,7 @@ class Job:
         files = sorted({self.tensors.at(name).file for name, _ in self.leaves.values()})
         known = [(str(f.resolve()), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
         wanted = {path: (name, str(s)) for path, (name, s) in self.leaves.items()}
-        text = json.dumps([known, wanted, dict(self.record), saving._versions()], sort_keys=True)
+        text = json.dumps([known, wanted, dict(self.record), versions()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -84,7 +86,7 @@ def stream(job: Job, target: Path, tick: Callable[[], None] = lambda: None) -> i
     _check_target(target)
     scratch = target.with_name(target.name + PARTIAL)
     scratch.mkdir(parents=True, exist_ok=True)
-    with saving._alone(scratch):
+    with alone(scratch):
         name = _begin(job, scratch)
         entries, files = _done(scratch)
         before = len(entries)
@@ -92,15 +94,15 @@ def stream(job: Job, target: Path, tick: Callable[[], None] = lambda: None) -> i
             tick()
         rest = {path: leaf for path, leaf in job.leaves.items() if path not in entries}
         for batch in _batches(job, rest, name, files, tick):
-            saving._write_shard(scratch / batch.file, batch.arrays)
+            write_shard(scratch / batch.file, batch.arrays)
             batch.arrays.clear()
             _note(scratch / JOURNAL, batch.entries)
             entries |= batch.entries
         ordered = {path: entries[path] for path in job.leaves}
-        manifest = Manifest(ordered, job.tree, job.plan, dict(job.record), saving._versions())
-        saving._replace(scratch / NAME, manifest.to_json())
+        manifest = Manifest(ordered, job.tree, job.plan, dict(job.record), versions())
+        replace_text(scratch / NAME, manifest.to_json())
         scratch.rename(target)
-        saving._sync(target.parent)
+        sync(target.parent)
     for left in (JOB, JOURNAL, ".lock"):
         (target / left).unlink(missing_ok=True)
     return before
@@ -118,7 +120,7 @@ def _begin(job: Job, scratch: Path) -> str:
         others = [f.name for f in scratch.iterdir() if f.name not in (".lock", f"{JOB}.new")]
         if others:
             raise CheckpointError(f"Move {scratch} away: it holds {others[0]}, of no run of this.")
-        saving._replace(file, json.dumps({"job": identity}))
+        replace_text(file, json.dumps({"job": identity}))
     elif file.read_text(encoding="utf-8") != json.dumps({"job": identity}):
         raise CheckpointError(
             f"Remove {scratch} to start anew, or give the options and files it was begun with: a "
@@ -177,29 +179,21 @@ def _batches(
     number: int,
     tick: Callable[[], None],
 ) -> Iterator[_Batch]:
-    batch = _Batch(_file(name, number), {}, {})
+    batch = _Batch(shard_name(name, number), {}, {})
     for path, (tensor, storage) in leaves.items():
         _add(batch, path, _quantized(job.tensors, tensor, storage))
         tick()
         if sum(array.nbytes for array in batch.arrays.values()) >= BATCH_BYTES:
             yield batch
             number += 1
-            batch = _Batch(_file(name, number), {}, {})
+            batch = _Batch(shard_name(name, number), {}, {})
     if batch.entries:
         yield batch
 
 
-def _file(name: str, number: int) -> str:
-    return f"tensors-{name}-{number:05}.safetensors"
-
-
 def _add(batch: _Batch, path: str, leaf: Any) -> None:
-    parts = {}
-    for part, array in parts_of(leaf).items():
-        stored = to_file(array, path)
-        parts[part] = saving._part(path, part, batch.file, array, stored)
-        batch.arrays[parts[part].tensor] = stored
-    batch.entries[path] = Entry(parts, plain(leaf))
+    batch.entries[path], arrays = entry_of(path, leaf, batch.file)
+    batch.arrays.update(arrays)
 
 
 def _quantized(tensors: Tensors, name: str, storage: Storage | None) -> Any:
@@ -215,19 +209,4 @@ def _quantized(tensors: Tensors, name: str, storage: Storage | None) -> Any:
             f"Quantize {where} in a program, by q.quantize: the range of {storage.quantizer} "
             "weighs errors by statistics of activations."
         )
-    x = jnp.asarray(_in_memory(stored))
-    check_finite(x, where)
-    return jax.block_until_ready(encode_weight(x, storage))
-
-
-def _in_memory(stored: Stored) -> np.ndarray:
-    """The elements, read once, where JAX on CPU takes the array as it lies instead of a copy."""
-    size = math.prod(stored.shape) * stored.dtype.itemsize
-    room = np.empty(size + ALIGNED, np.uint8)
-    start = -room.ctypes.data % ALIGNED
-    raw = room[start : start + size]
-    with stored.file.open("rb") as opened:
-        opened.seek(stored.offset)
-        if opened.readinto(raw.data) != size:
-            raise CheckpointError(f"Fetch {stored.file} again: it was cut off meanwhile.")
-    return raw.view(stored.dtype).reshape(stored.shape)
+    return quantize_stored(stored, storage, where)

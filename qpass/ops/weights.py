@@ -181,9 +181,17 @@ def check_finite(x: jax.Array, path: str) -> None:
     Raises:
         QuantizeError: naming the leaf and how many values are not finite.
     """
-    bad = int(count_nonfinite(x))
+    refuse_nonfinite(int(count_nonfinite(x)), x.size, path)
+
+
+def refuse_nonfinite(bad: int, size: int, path: str) -> None:
+    """Refuse a weight of which `bad` of `size` values are NaN or infinite.
+
+    Raises:
+        QuantizeError: naming the leaf, where there is any.
+    """
     if bad:
         raise QuantizeError(
-            f"cannot quantize {path}: {bad} of {x.size} values are NaN or infinite. "
+            f"cannot quantize {path}: {bad} of {size} values are NaN or infinite. "
             "Mend the weight, or keep it float with Rule(path=..., keep=True)."
         )

@@ -160,7 +160,7 @@ def test_a_save_that_ends_early_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("qpass.checkpoint.saving._replace", fail)
+        patched.setattr("qpass.checkpoint.saving.replace_text", fail)
         with pytest.raises(OSError, match="disk"):
             qpass.save(tmp_path, {"w": X + 1})
     assert_same(qpass.load(tmp_path), {"w": X})
@@ -192,9 +192,9 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 
 
 def test_two_saves_at_once(tmp_path):
-    from qpass.checkpoint.saving import _alone
+    from qpass.checkpoint.writing import alone
 
     qpass.save(tmp_path, {"w": X})
-    with _alone(tmp_path), pytest.raises(CheckpointError, match="another process is saving"):
+    with alone(tmp_path), pytest.raises(CheckpointError, match="another process is saving"):
         qpass.save(tmp_path, {"w": X})
     qpass.save(tmp_path, {"w": X})

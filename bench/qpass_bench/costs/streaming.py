@@ -1,7 +1,7 @@
 """How much memory `qpass quantize` takes at most, for a checkpoint larger than that.
 
-``python -m qpass_bench.costs.streaming --out bench/results/streaming-cpu.json`` writes a checkpoint
-of 2 GB in several files, quantizes it by the command in a process of its own, and asks the system
+``python -m qpass_bench.costs.streaming --out bench/results/streaming-cpu.json`` writes checkpoints
+of 2 GB in several files, quantizes each by the command in a process of its own, and asks the system
 how much that process held at most. Mapped files count as held while they are mapped, so this is
 more than what has to be free.
 """
@@ -24,6 +24,16 @@ import numpy as np
 FILES, PER_FILE = 4, 8
 WIDTH = 4096
 BOUND_MB = 600
+CASES = (
+    ("float32", "int8"),
+    ("float32", "int4 g32"),
+    ("bfloat16", "int8"),
+    ("bfloat16", "int4 g32"),
+    ("bfloat16", "int4 g32 asym"),
+    ("bfloat16", "mxfp4"),
+    ("bfloat16", "nvfp4"),
+)
+"""The dtype of a checkpoint, and what its matrices become."""
 
 COMMAND = """
 from qpass.cli import main
@@ -88,14 +98,15 @@ def measure(dtype: str, weight: str, gigabytes: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure one checkpoint; print the figures as JSON, and write them where asked."""
+    """Measure all cases, or those named; print the figures as JSON, and write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--weight", default="int8")
+    parser.add_argument("--only", action="append", help="a case, as 'bfloat16 to int4 g32'")
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    text = json.dumps(measure(asked.dtype, asked.weight, asked.gigabytes), indent=2) + "\n"
+    cases = [tuple(case.split(" to ", 1)) for case in asked.only] if asked.only else CASES
+    rows = [measure(dtype, weight, asked.gigabytes) for dtype, weight in cases]
+    text = json.dumps(rows, indent=2) + "\n"
     if asked.out:
         asked.out.write_text(text, encoding="utf-8")
     print(text, end="")
