@@ -1,24 +1,22 @@
 """Sensitivity: what each weight alone costs the function in each scheme."""
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qpass.captured import Known
 from qpass.errors import PlanError
-from qpass.plan import Decision, Plan
-from qpass.plan_rows import kernel_at
+from qpass.plan import Plan
 from qpass.quantize import tree_nbytes
 from qpass.rules import Rule
 from qpass.searching.choose import Option
 from qpass.searching.losses import Loss, check_loss
 from qpass.searching.trial import Trial, as_batches
+from qpass.searching.tried import Tried
 
 FLOAT = "float"
 """The scheme of a weight that stays as it is."""
-UNKNOWN = (None, None)
 SCHEMES = ("int3 g32", "int4 g64", "int4 g32", "int8", FLOAT)
 
 
@@ -55,7 +53,6 @@ class Sensitivity:
         base: the loss before anything that was tried is quantized.
         plans: of each scheme that was tried, for all weights.
         trial: what judged.
-        path: of the rules that were tried.
     """
 
     weights: tuple[Weight, ...]
@@ -65,7 +62,6 @@ class Sensitivity:
     base: float
     plans: Mapping[str, Plan] = field(repr=False)
     trial: Trial = field(repr=False)
-    path: str | tuple[str, ...] = "**"
 
     @property
     def numbers(self) -> int:
@@ -128,97 +124,51 @@ def sensitivity(
     """
     check_loss(loss)
     trial = Trial(fn, params, as_batches(batches), loss, tuple(rules), stats)
-    plans = {s: trial.plan([Rule(path=path, weight=s)]) for s in schemes if s != FLOAT}
-    found = {scheme: _stored(plan, len(trial.rules)) for scheme, plan in plans.items()}
-    chosen = sorted(set().union(*found.values()))
-    refused = _refusals(plans.values(), len(trial.rules), chosen)
+    tried = [_tried(trial, scheme, path) for scheme in schemes if scheme != FLOAT]
+    refused = _refused(tried, path)
+    base = trial.stored(())
+    start = trial.judge(base, "the function itself")
+    with _bar(sum(len(one.paths) for one in tried), progress) as tick:
+        options = [one.options(trial, base, start, errors, tick) for one in tried]
+    weights = _weights(tried, options, base, FLOAT in schemes)
+    whole = tree_nbytes(trial.leaves(params))
+    rest = tree_nbytes(base) - sum(weight.nbytes for weight in weights)
+    plans = {one.scheme: one.plan for one in tried}
+    return Sensitivity(weights, whole, rest, refused, start, plans, trial)
+
+
+def _tried(trial: Trial, scheme: str, path: str | tuple[str, ...]) -> Tried:
+    rule = Rule(path=path, weight=scheme)
+    return Tried(scheme, rule, len(trial.rules), trial.plan([rule]))
+
+
+def _refused(tried: Sequence[Tried], path: Any) -> dict[str, str]:
+    """Why weights that are searched for can be stored in no scheme, by path."""
+    chosen = {k for one in tried for k in one.paths}
+    refused = {path: why for one in tried for path, why in one.refusals(chosen).items()}
     if not chosen:
         reasons = "; ".join(f"{path}: {why}" for path, why in refused.items())
         raise PlanError(
-            f"search among weights that can be stored in one of {', '.join(schemes)}; there are "
-            f"none at path={path!r}: {reasons or 'no scheme quantizes'}."
+            f"search among weights that can be stored in one of the schemes; there are none at "
+            f"path={path!r}: {reasons or 'no scheme quantizes'}."
         )
-    base = trial.stored(())
-    start = trial.judge(base, "the function itself")
-    tried: dict[int, list[Option]] = {k: [] for k in chosen}
-    with _bar(sum(map(len, found.values())), progress) as tick:
-        for scheme, own in found.items():
-            times = _times(plans[scheme])
-            own_errors = _errors(trial, plans[scheme], scheme, path) if errors else {}
-            stored = trial.stored([Rule(path=path, weight=scheme)])
-            for k in own:
-                lost = trial.judge(_swapped(base, k, stored[k]), f"{own[k]} in {scheme}") - start
-                size = tree_nbytes(stored[k])
-                own_time = times.get(k, UNKNOWN)[0]
-                tried[k].append(Option(scheme, lost, size, own_errors.get(k), own_time))
-                tick()
-    paths = {k: path for own in found.values() for k, path in own.items()}
-    times = {k: time for plan in plans.values() for k, time in _times(plan).items()}
-    weights = tuple(
-        _weight(paths[k], k, base[k], options, FLOAT in schemes, times.get(k, UNKNOWN)[1])
-        for k, options in tried.items()
-    )
-    whole, rest = tree_nbytes(trial.leaves(params)), tree_nbytes(base)
-    rest -= sum(weight.nbytes for weight in weights)
-    return Sensitivity(weights, whole, rest, refused, start, plans, trial, path)
+    return refused
 
 
-def _stored(plan: Plan, rule: int) -> dict[int, str]:
-    """Path of each leaf that a rule has stored, by index."""
-    leaves = plan.program.leaves
-    sites = [d.site for d in plan.decisions if d.rule == rule and d.stored]
-    return {site.leaf: leaves[site.leaf].path for site in sites if site.leaf is not None}
-
-
-def _refusals(plans: Iterable[Plan], rule: int, chosen: Collection[int]) -> dict[str, str]:
-    """Why weights that the rule fits are stored in no scheme, by path."""
-    found = {}
-    for plan in plans:
-        for decision in plan.decisions:
-            if decision.rule == rule and decision.site.leaf not in chosen:
-                found[decision.site.weight_path] = _reason(decision)
-    return found
-
-
-def _reason(decision: Decision) -> str:
-    return decision.reason or " ".join(decision.notes) or "its product reads no leaf as it is"
-
-
-def _errors(trial: Trial, plan: Plan, scheme: str, path: Any) -> dict[int, float]:
-    """The largest error of a product with each leaf, by index."""
-    q = trial.transformed([Rule(path=path, weight=scheme)])
-    by_leaf: dict[int, float] = {}
-    for site in q.compare(trial.params, *trial.batches[0]).sites:
-        leaf = plan[site.site].site.leaf
-        if leaf is not None:
-            by_leaf[leaf] = max(by_leaf.get(leaf, 0.0), site.relative_error)
-    return by_leaf
-
-
-def _swapped(leaves: Sequence[Any], index: int, leaf: Any) -> list[Any]:
-    return [*leaves[:index], leaf, *leaves[index + 1 :]]
-
-
-def _times(plan: Plan) -> dict[int, tuple[int | None, int | None]]:
-    """Nanoseconds that products with each leaf are expected to take, and in float32, by index."""
-    chosen, by_leaf = {}, {}
-    for decision in plan.decisions:
-        leaf = decision.site.leaf
-        if leaf is None or not decision.stored or decision.site.role == "lookup":
-            continue
-        one = kernel_at(plan, decision, chosen).nanoseconds if plan.platform == "cpu" else None
-        repeated = (math.ceil(t * decision.site.repeats) for t in one) if one else UNKNOWN
-        pairs = zip(by_leaf.get(leaf, (0, 0)), repeated, strict=True)
-        by_leaf[leaf] = tuple(None if a is None or b is None else a + b for a, b in pairs)
-    return by_leaf
-
-
-def _weight(
-    path: str, index: int, leaf: Any, options: list[Option], keep: bool, time: int | None
-) -> Weight:
-    size = tree_nbytes(leaf)
-    floats = [Option(FLOAT, 0.0, size, 0.0, time)] if keep else []
-    return Weight(path, index, leaf.size, size, (*options, *floats))
+def _weights(
+    tried: Sequence[Tried], options: Sequence[dict[int, Option]], base: Sequence[Any], keep: bool
+) -> tuple[Weight, ...]:
+    """The leaves that some scheme can be stored in, with their options."""
+    paths = {k: path for one in tried for k, path in one.paths.items()}
+    times = {k: time for one in tried for k, time in one.times.items()}
+    found = []
+    for k, path in sorted(paths.items()):
+        size = tree_nbytes(base[k])
+        own = [by_leaf[k] for by_leaf in options if k in by_leaf]
+        time = times.get(k)
+        kept = [Option(FLOAT, 0.0, size, 0.0, time and time[1])] if keep else []
+        found.append(Weight(path, k, base[k].size, size, (*own, *kept)))
+    return tuple(found)
 
 
 @contextmanager
