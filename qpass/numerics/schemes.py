@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qpass.errors import RuleError
 from qpass.numerics.granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -18,11 +19,13 @@ __all__ = [
     "PerTensor",
     "Quantizer",
     "Scheme",
+    "as_accumulator",
     "as_quantizer",
 ]
 
 
 RESIDUALS = ("original", "forward")
+ACCUMULATORS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,11 @@ class Backward:
         hadamard: both operands are transformed along what this product contracts before they are
             quantized, each 16 numbers by a signed Hadamard matrix (`qpass.numerics.hadamard`), so
             that outliers are spread. Without quantization the product would be the same.
+        accumulate: dtype of the sum of products, as of `Scheme`; None: that of the rule.
 
     Raises:
-        RuleError: a quantizer that is none, other residuals, or codes of the forward product, which
-            are none of transformed values.
+        RuleError: a quantizer that is none, other residuals, codes of the forward product, which
+            are none of transformed values, or a dtype that no sum has.
         UnknownTypeError: a numeric type that does not exist.
     """
 
@@ -52,6 +56,7 @@ class Backward:
     operand: str | QType | Quantizer | None = None
     residuals: str = "original"
     hadamard: bool = False
+    accumulate: Any = None
 
     def __post_init__(self) -> None:
         for field in ("grad", "operand"):
@@ -68,6 +73,7 @@ class Backward:
                 "product serve, so that its quantizer holds."
             )
         self._check_hadamard()
+        object.__setattr__(self, "accumulate", as_accumulator(self.accumulate))
 
     def _check_hadamard(self) -> None:
         if not isinstance(self.hadamard, bool):
@@ -94,7 +100,8 @@ class Backward:
         named = " x ".join(str(q) for q in (self.operand, self.grad) if q)
         named = f"operand {named}" if self.operand and not self.grad else named
         kept = "" if self.residuals == "original" else "with the codes of the forward product"
-        return " ".join(filter(None, (named, kept, "hadamard" if self.hadamard else "")))
+        mixed = "hadamard" if self.hadamard else ""
+        return " ".join(filter(None, (named, kept, mixed, _sums(self.accumulate))))
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,9 @@ class Scheme:
     """The quantizers of a contraction; `None` leaves that operand, or that product, in float.
 
     ``grad`` is of the gradient that comes in. ``dlhs`` and ``drhs`` are the two backward products,
-    by which the gradients of the activation and of the weight are computed.
+    by which the gradients of the activation and of the weight are computed. ``accumulate`` is the
+    dtype in which kernels hand over the sum of products, times its scales, rounded once; None: that
+    of the result. Inside of kernels sums are int32 of integer codes, and else float32.
     """
 
     weight: Quantizer | None = None
@@ -110,6 +119,7 @@ class Scheme:
     grad: Quantizer | None = None
     dlhs: Backward | None = None
     drhs: Backward | None = None
+    accumulate: str | None = None
 
     @property
     def is_forward_only(self) -> bool:
@@ -118,13 +128,15 @@ class Scheme:
 
     def __str__(self) -> str:
         grad = f", grad {self.grad}" if self.grad and self.is_forward_only else ""
-        return _forward(self.weight, self.act) + grad + _backward(self)
+        sums = f", {_sums(self.accumulate)}" if self.accumulate else ""
+        return _forward(self.weight, self.act) + grad + _backward(self) + sums
 
 
 def _backward(scheme: Scheme) -> str:
     """Both backward products in one word where only their gradient is new."""
     pair = ((scheme.dlhs, scheme.weight), (scheme.drhs, scheme.act))
-    known = [p and p.grad for p, operand in pair if p and p == Backward(p.grad, operand)]
+    sums = scheme.accumulate
+    known = [p.grad for p, other in pair if p and p == Backward(p.grad, other, accumulate=sums)]
     if len(known) == 2 and known[0] == known[1]:
         return f", grad {known[0]}"
     names = {"dlhs": scheme.dlhs, "drhs": scheme.drhs}
@@ -137,6 +149,25 @@ def _forward(weight: Quantizer | None, act: Quantizer | None) -> str:
     if weight:
         return f"{weight} weight-only"
     return f"{act} act-only" if act else "float"
+
+
+def _sums(accumulate: str | None) -> str:
+    return f"sums in {accumulate}" if accumulate else ""
+
+
+def as_accumulator(what: Any) -> str | None:
+    """Name of the dtype of a sum of products; None stays None.
+
+    Raises:
+        RuleError: it is none of `ACCUMULATORS`.
+    """
+    name = getattr(what, "__name__", None) or getattr(what, "name", what)
+    if name is None or name in ACCUMULATORS:
+        return name
+    raise RuleError(
+        f"Give accumulate= as {', '.join(ACCUMULATORS[:-1])} or {ACCUMULATORS[-1]}; got {what!r}. "
+        "Sums of integer codes are int32 inside of kernels in any case."
+    )
 
 
 def as_quantizer(what: str | QType | Quantizer, qtypes: tuple[QType, ...] = QTYPES) -> Quantizer:

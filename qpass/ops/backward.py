@@ -112,7 +112,7 @@ class BackwardProduct:
             g, q = with_scales(g, q, spec)
         if not isinstance(q, QTensor):
             q = self._afresh(q, spec, fed)
-        product = replace(spec, act=self.grad, dlhs=None, drhs=None)
+        product = replace(spec, act=self.grad, dlhs=None, drhs=None, accumulate=self.how.accumulate)
         return multiply(product, g, q, others, self._fed(fed))
 
     def as_forward(self, fed: dict) -> dict:

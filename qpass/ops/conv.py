@@ -32,6 +32,7 @@ from qpass_kernels import Kernel
 LEFT = "its weight is the operand that windows are taken of: convolve with the weight as the kernel"
 OF_KERNEL = "the gradient of a convolution's kernel stays float"
 BY_EXAMPLES = "batch_group_count {}: each kernel sees other examples; map one convolution instead"
+SUMS = "sums of convolutions are of the result's dtype: leave accumulate= out"
 SHARDED = "shardings are part of the types here"
 ALONG = (
     "the {} would have scales along axis {}, which the convolution sums over: give it {}, or leave "
@@ -70,6 +71,8 @@ def _why_not(site: Site) -> str | None:
 
 
 def _why_not_scheme(site: Site, scheme: Scheme) -> str | None:
+    if scheme.accumulate:
+        return SUMS
     sides = (("activation", scheme.act), ("weight", scheme.weight))
     for (name, quantizer), v, contract in zip(sides, site.eqn.invars, site.contract, strict=True):
         along = quantizer and _scales_along(quantizer, v.aval.shape, contract)

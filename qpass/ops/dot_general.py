@@ -54,8 +54,8 @@ def _dot(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     w = tensor(given)
     if spec.sharding is not None:
         with jax.named_scope(QUANTIZED_SCOPE):
-            return sharded_dot(spec, x, w, fed)
-    return product(spec, x, given, fed)
+            return spec.handed_over(sharded_dot(spec.summed, x, w, fed))
+    return spec.handed_over(product(spec.summed, x, given, fed))
 
 
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:

@@ -33,6 +33,7 @@ def dot_spec(decision: Decided, eqn: JaxprEqn, kernels: tuple[Kernel, ...]) -> D
         sharding=explicit_sharding(eqn.outvars[0].aval),
         dlhs=product_of(scheme, "dlhs"),
         drhs=product_of(scheme, "drhs"),
+        accumulate=scheme.accumulate,
     )
 
 
@@ -52,7 +53,7 @@ def _ran(spec: DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
     if spec.sharding is not None:
         refused = ((EVERY_KERNEL, "shardings are part of the types here"),)
         return Ran("xla", refused, told=decoded(spec, x, w))
-    product, _ = outline(spec, x, w)
+    product, _ = outline(spec.summed, x, w)
     picked = select(spec.kernels, platform, product)
     padded = product.batch * product.n * product.k != w.size
     reads = picked.product.table is not None

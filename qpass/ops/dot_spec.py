@@ -10,6 +10,7 @@ import jax
 
 from qpass.graph.dimensions import Dims, remaining
 from qpass.numerics import Quantizer
+from qpass.numerics.casts import as_f32
 from qpass_kernels import Kernel
 
 
@@ -51,6 +52,7 @@ class DotSpec:
         sharding: of the result, where shardings are part of the types (explicit mesh axes).
         dlhs: the derivative by the activation; None: straight-through in float.
         drhs: by the weight.
+        accumulate: dtype name of the sum that kernels hand over; None: that of the result.
     """
 
     dims: Dims
@@ -62,6 +64,16 @@ class DotSpec:
     sharding: Any = None
     dlhs: Derivative | None = None
     drhs: Derivative | None = None
+    accumulate: str | None = None
+
+    @property
+    def summed(self) -> Self:
+        """What kernels compute: the same with the result in the dtype of the sum."""
+        return replace(self, out=self.accumulate or self.out)
+
+    def handed_over(self, out: jax.Array) -> jax.Array:
+        """The result, from that of `summed`, which has really been rounded to its dtype."""
+        return out if out.dtype == self.out else as_f32(out).astype(self.out)
 
     def free(self, side: int, ndim: int) -> tuple[int, ...]:
         """Axes of an operand of so many that are neither summed over nor shared with the other."""

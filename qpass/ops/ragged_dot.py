@@ -69,8 +69,8 @@ def _ragged(static: tuple, x: jax.Array, *arrays: jax.Array) -> jax.Array:
     spec, tree = static
     fed, (group_sizes,), given = jax.tree.unflatten(tree, arrays)
     if spec.expert is None:
-        return over_rows(spec, x, tensor(given), group_sizes, fed)
-    return by_experts(spec, x, given, group_sizes, fed)
+        return spec.handed_over(over_rows(spec.summed, x, tensor(given), group_sizes, fed))
+    return spec.handed_over(by_experts(spec.summed, x, given, group_sizes, fed))
 
 
 def _jvp(static: tuple, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
@@ -102,7 +102,7 @@ def _ran(spec: RaggedSpec | DotSpec, x: Any, w: QTensor, platform: str) -> Ran:
         return DOT_GENERAL.ran(spec, x, w, platform)
     if spec.expert is None:
         return Ran("xla", told=(*decoded(spec, x, w), *_in_floats(spec, x, w)))
-    picked = select_ragged(spec.kernels, platform, described(spec, x, w))
+    picked = select_ragged(spec.kernels, platform, described(spec.summed, x, w))
     reads = picked.product.table is not None
     return Ran(picked.ragged.name, picked.refused, told=decoded(spec, x, w, reads))
 

@@ -98,7 +98,7 @@ def _inherit(decision: Decision, forward: Mapping[str, Decision]) -> Decision:
     reason = why_not(site)
     if reason:
         return replace(decision, rule=theirs.rule, reason=reason)
-    scheme = Scheme(weight=product.operand, act=product.grad)
+    scheme = Scheme(product.operand, product.grad, accumulate=product.how.accumulate)
     action = Quantized(scheme, weight_operand(site), True, product)
     notes = (MIXED,) if product.how.hadamard else ()
     return replace(decision, rule=theirs.rule, action=action, reason="", notes=notes)

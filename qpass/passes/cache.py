@@ -202,10 +202,11 @@ def _reading(plan: Plan, decision: Decision, leaf: int, read: Read) -> Decision:
         note = f"reads the cache {path}, decoded: {decision.reason}"
         return replace(decision, notes=(*decision.notes, note))
     before = decision.action.scheme if decision.action else Scheme()
-    scheme = replace(before, weight=_operand_quantizer(plan, leaf, read))
+    scheme = replace(before, weight=_operand_quantizer(plan, leaf, read), accumulate=None)
     action = Quantized(scheme, read.operand, cached=True)
     smooth = decision.action is not None and decision.action.smooth
     note = f"reads the cache {path} as it is stored{NOT_SMOOTH if smooth else ''}"
+    note += f", its sums not in {before.accumulate}" if before.accumulate else ""
     return replace(decision, action=action, reason="", notes=(*decision.notes, note))
 
 

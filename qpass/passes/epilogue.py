@@ -78,6 +78,8 @@ def _is_candidate(decision: Decision) -> bool:
     action = decision.action
     if action is None or action.backward is not None or action.afresh or action.smooth:
         return False
+    if action.scheme.accumulate:  # what follows reads sums that were rounded
+        return False
     return decision.site.eqn.primitive.name == "dot_general"
 
 

@@ -67,6 +67,8 @@ def _kind(decision: Decision) -> Any:
     if not isinstance(action, Quantized) or not decision.stored or action.backward is not None:
         return None
     act = action.scheme.act
+    if action.scheme.accumulate:
+        return None
     if act is not None and (act.is_static or not act.symmetric or act.nearest() != act):
         return None
     if eqn.primitive.name != "dot_general" or explicit_sharding(eqn.outvars[0].aval) is not None:

@@ -64,10 +64,12 @@ def _action(site: Site, scheme: Scheme) -> Quantized:
     weight, act = scheme.weight or scheme.act, scheme.act
     if site.role not in ("dlhs", "drhs"):
         products = {name: _product(scheme, name, weight, act) for name in ("dlhs", "drhs")}
-        return Quantized(Scheme(weight, act, scheme.grad, **products), weight_operand(site))
+        forward = replace(scheme, weight=weight, act=act, **products)
+        return Quantized(forward, weight_operand(site))
     shared = scheme.weight if site.weight is not None else scheme.act
     weight, act = shared or scheme.act or scheme.grad, scheme.grad or scheme.act
-    return Quantized(Scheme(weight=weight, act=act), weight_operand(site), True)
+    mine = Scheme(weight=weight, act=act, accumulate=scheme.accumulate)
+    return Quantized(mine, weight_operand(site), True)
 
 
 def _product(
@@ -77,7 +79,8 @@ def _product(
     own = getattr(scheme, name)
     if own is None and scheme.grad is None:
         return None
-    return (own or Backward()).or_else(scheme.grad, weight if name == "dlhs" else act)
+    found = (own or Backward()).or_else(scheme.grad, weight if name == "dlhs" else act)
+    return replace(found, accumulate=found.accumulate or scheme.accumulate)
 
 
 def _readers(plan: Plan) -> dict[str, list[str]]:

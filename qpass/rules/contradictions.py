@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SELECTORS = ("path", "scope", "einsum", "op", "role")
 OPERANDS = ("weight", "act", "kv", "grad")
 PRODUCTS = ("dlhs", "drhs")
+SUMS = "accumulate"
 BESIDE = ("lora", "sparsity")
 CACHE = ("cache", "store", "per")
 WORDS = ("smooth", "keep")
@@ -36,7 +37,7 @@ def check_decision(rule: Rule) -> None:
     Raises:
         RuleError: no decision, or what cannot be decided together; the text says the way out.
     """
-    fields = (*OPERANDS, *PRODUCTS, *BESIDE)
+    fields = (*OPERANDS, *PRODUCTS, SUMS, *BESIDE)
     decided = [field for field in fields if getattr(rule, field) is not None]
     if any(getattr(rule, field) is not None for field in CACHE):
         selectors = [f for f in (*SELECTORS, "where") if getattr(rule, f) is not None]
@@ -65,11 +66,17 @@ def check_decision(rule: Rule) -> None:
         raise RuleError(f"Drop {extra}=: a look-up of rows multiplies nothing; give weight= alone.")
     if "lookup" in rule.roles and decided and not rule.weight:
         raise RuleError("Give weight= for role='lookup': it is the table that is quantized.")
+    _check_sums(rule, decided)
     _check_attention(rule)
     _check_backward(rule)
     _check_groups(rule)
     _check_static(rule)
     _check_hadamard(rule)
+
+
+def _check_sums(rule: Rule, decided: list[str]) -> None:
+    if rule.accumulate and not set(decided) & {*OPERANDS, *PRODUCTS}:
+        raise RuleError("Give a quantizer beside accumulate=: sums of float products are JAX's.")
 
 
 def _check_attention(rule: Rule) -> None:

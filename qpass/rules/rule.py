@@ -8,7 +8,7 @@ from qpass.errors import QPassError, RuleError
 from qpass.numerics.dialects import Dialect
 from qpass.numerics.qtypes import QType
 from qpass.numerics.quantizer import Quantizer
-from qpass.numerics.schemes import Backward, Scheme, as_quantizer
+from qpass.numerics.schemes import Backward, Scheme, as_accumulator, as_quantizer
 from qpass.numerics.sparsity import NM
 from qpass.ops.lora import LoRA
 from qpass.rules.contradictions import (
@@ -16,6 +16,7 @@ from qpass.rules.contradictions import (
     CACHE,
     OPERANDS,
     PRODUCTS,
+    SUMS,
     WORDS,
     check_decision,
     given_products,
@@ -78,6 +79,9 @@ class Rule:
             and add its product, in float, to the result.
         dlhs, drhs: how one backward product differs from what `grad` says: a quantizer of the
             gradient, or a `qpass.Backward`. Without `grad`, the other one stays float.
+        accumulate: dtype in which kernels hand over sums of products, times their scales:
+            "float32", "bfloat16" or "float16"; of all three products. Not given: that of the
+            result.
         lora: a `qpass.LoRA`, an adapter of low rank beside the weight; alone or with quantizers.
         sparsity: a `qpass.NM`, which elements of the weight are zero; alone or with quantizers.
         keep: leave these contractions in float.
@@ -107,6 +111,7 @@ class Rule:
     grad: QuantizerLike = None
     dlhs: BackwardLike = None
     drhs: BackwardLike = None
+    accumulate: Any = None
     lora: LoRA | None = None
     sparsity: NM | None = None
     cache: Texts = None
@@ -144,7 +149,7 @@ class Rule:
         """Quantizers of the operands, `kv` as the weight's; None where the rule gives none."""
         fields: tuple[str, ...] = ("weight" if self.weight else "kv", "act", "grad", *PRODUCTS)
         quantizers = [getattr(self, field) for field in fields]
-        return Scheme(*quantizers) if any(quantizers) else None
+        return Scheme(*quantizers, accumulate=self.accumulate) if any(quantizers) else None
 
     def in_dialect(self, dialect: Dialect) -> "Rule":
         """Return this rule with that dialect for quantizers that name none of their own."""
@@ -159,7 +164,7 @@ class Rule:
         """Return a short text, such as "path=**/mlp/** weight=int4 g128"."""
         name = f"{self.name}: " if self.name else ""
         selectors = ("path", "scope", "einsum", "op", "where", "role")
-        fields = (*selectors, *OPERANDS, *PRODUCTS, *BESIDE, *CACHE)
+        fields = (*selectors, *OPERANDS, *PRODUCTS, SUMS, *BESIDE, *CACHE)
         shown = [f"{f}={_shown(getattr(self, f))}" for f in fields if getattr(self, f) is not None]
         words = [word for word in WORDS if getattr(self, word)]
         return name + " ".join([*shown, *words])
@@ -221,4 +226,5 @@ def _normal_values(rule: Rule) -> Mapping[str, object]:
         lists
         | {field: as_quantizer(value) for field, value in given.items()}
         | {f: v if isinstance(v, Backward) else Backward(v) for f, v in products.items()}
+        | {"accumulate": as_accumulator(rule.accumulate)}
     )
