@@ -1,12 +1,6 @@
 """`qpass quantize`: what it writes is what `q.quantize` gives, and a run that was ended goes on."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -213,69 +207,3 @@ def test_a_run_that_was_ended_goes_on(source, tmp_path, monkeypatch):
     assert_same(qpass.load(tmp_path / "q"), qpass.load(tmp_path / "whole"))
     with pytest.raises(CheckpointError, match="not there yet"):
         stream.stream(job, tmp_path / "q")
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from qpass.checkpoint import stream
-from qpass.checkpoint.index import open_source
-from qpass.checkpoint.wishes import job_of_wishes, wishes
-
-stream.BATCH_BYTES = 1
-job = job_of_wishes(open_source(Path(sys.argv[1])), wishes("int8", [], [], "1"))
-for name in sys.stdin:
-    child = os.fork()  # nothing of JAX runs yet here, so that it can in the child
-    if not child:
-        stream.stream(job, Path(name.strip()))
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
-def started(child, folder):
-    child.stdin.write(f"{folder}\n")
-    child.stdin.flush()
-    return int(child.stdout.readline())
-
-
-def killed_often(tmp_path, times):
-    """Kill children of one process after random whiles; how many leaves each of them left done."""
-    rng, left, number = np.random.default_rng(1), [], 0
-    source = tmp_path / "m.safetensors"
-    save_file({f"w{k}": FLOATS["head.weight"] + k for k in range(60)}, source)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(source), str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as child:
-        started(child, tmp_path / "whole")
-        before = time.perf_counter()
-        assert child.stdout.readline() == "0\n"
-        longest = time.perf_counter() - before
-        whole = qpass.load(tmp_path / "whole")
-        lines = b""
-        while len(left) < times or (len(left) < 60 and not any(0 < n < 60 for n in left)):
-            folder = tmp_path / f"killed{number}"
-            process = started(child, folder)
-            time.sleep(float(rng.uniform(0, longest)))
-            with contextlib.suppress(ProcessLookupError):  # it came to its end
-                os.kill(process, signal.SIGKILL)
-            child.stdout.readline()
-            journal = tmp_path / f"killed{number}.partial" / "done.jsonl"
-            kept = lines[: lines.rfind(b"\n") + 1]
-            lines = journal.read_bytes() if journal.exists() else b""
-            assert folder.exists() or lines.startswith(kept)  # what was done is not done again
-            left.append(lines.count(b"\n"))
-            if folder.exists():
-                assert_same(qpass.load(folder), whole)
-                number, lines = number + 1, b""
-        child.stdin.close()
-    return left
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kills a process by a signal")
-@pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_at_any_time(tmp_path, times):
-    left = killed_often(tmp_path, times)
-    assert any(0 < count < 60 for count in left), left  # some were killed in the midst
