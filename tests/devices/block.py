@@ -39,20 +39,37 @@ MESHES = {
 }
 
 
-def decoder_block(params, x, use=lambda weight: weight):
-    """``x`` of shape [batch, tokens, width]; ``use`` is applied to each weight before its use."""
+def decoder_block(params, x, use=lambda weight: weight, see=lambda name, value: value):
+    """``x`` of shape [batch, tokens, width].
+
+    ``use`` is applied to each weight before its use, ``see`` to what enters each product and to
+    each sum of the residual stream, under a name.
+    """
     p = {name: use(weight) for name, weight in params.items()}
-    h = _normal(x)
+    h = see("attention in", _normal(x))
     query, key, value = (jnp.einsum("btd,dhk->bthk", h, p[n]) for n in ("wq", "wk", "wv"))
     scores = jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", query, key) / 4, -1)
-    x = x + jnp.einsum("bthk,hkd->btd", jnp.einsum("bhts,bshk->bthk", scores, value), p["wo"])
-    h = _normal(x)
-    x = x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
-    h = _normal(x)
+    attended = see("attended", jnp.einsum("bhts,bshk->bthk", scores, value))
+    x = see("after attention", x + jnp.einsum("bthk,hkd->btd", attended, p["wo"]))
+    h = see("mlp in", _normal(x))
+    hidden = see("mlp hidden", jax.nn.silu(h @ p["gate"]) * (h @ p["up"]))
+    x = see("after mlp", x + hidden @ p["down"])
+    h = see("experts in", _normal(x))
     chosen = jax.nn.softmax(h @ p["router"], -1)
     hidden = jax.nn.silu(jnp.einsum("btd,edf->betf", h, p["expert_up"]))
-    each = jnp.einsum("betf,efd->betd", hidden, p["expert_down"])
+    each = jnp.einsum("betf,efd->betd", see("experts hidden", hidden), p["expert_down"])
     return x + jnp.einsum("betd,bte->btd", each, chosen)
+
+
+def stages(params, x, given=None, use=lambda weight: weight):
+    """What the block computes at each stage; where ``given`` names one, the rest starts from it."""
+    computed = {}
+
+    def see(name, value):
+        computed[name] = value
+        return value if given is None else given[name]
+
+    return computed | {"out": decoder_block(params, x, use, see)}
 
 
 def _normal(x):
@@ -66,8 +83,8 @@ def parameters():
     }
 
 
-def tokens():
-    return np.random.default_rng(1).standard_normal((8, 12, WIDTH)).astype(np.float32)
+def tokens(seed=1):
+    return np.random.default_rng(seed).standard_normal((8, 12, WIDTH)).astype(np.float32)
 
 
 def rules(weight, act):

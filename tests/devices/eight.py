@@ -1,11 +1,14 @@
 """The decoder block on eight devices, by each kind of parallelism.
 
-``python -m tests.devices.eight SCHEME``, or ``products``, prints what came as JSON.
+``python -m tests.devices.eight blocks SCHEME``, ``wires SCHEME`` or ``products`` prints what came
+as JSON.
 """
 
 import json
 import os
 import sys
+from dataclasses import dataclass
+from functools import partial
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
@@ -16,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import qpass
-from tests.devices.block import MESHES, decoder_block, parameters, rules, tokens
+from tests.devices.block import MESHES, decoder_block, parameters, rules, stages, tokens
 from tests.devices.wire import sent
 
 AUTO = Mesh(np.array(jax.devices()), ("d",))
@@ -24,37 +27,80 @@ SCHEMES = {
     "int8 x int8": ("int8", "int8"),
     "int8": ("int8", None),
     "int4 g16": (qpass.int4.grouped(16), None),
+    "int4 g16 x int8": (qpass.int4.grouped(16), "int8"),
+    "float": None,
 }
+SEEDS = (1, 5, 8)
+
+
+def rules_of(scheme):
+    return rules(*SCHEMES[scheme]) if SCHEMES[scheme] else [qpass.Rule(keep=True)]
+
+
+@dataclass(frozen=True)
+class Local:
+    """What one device has: stored parameters, and by seed what the block gives at which stages."""
+
+    stored: dict
+    outs: dict
+    given: dict
+    stages: dict
 
 
 def one_device(scheme):
-    """Stored parameters, and what the block gives of them, on one device."""
-    q = qpass.transform(decoder_block, rules(*SCHEMES[scheme]))
+    q, each = (qpass.transform(fn, rules_of(scheme)) for fn in (decoder_block, stages))
     stored = q.quantize(parameters(), tokens())
-    return stored, np.asarray(jax.jit(q)(stored, tokens()))
+    run, stage = jax.jit(q), jax.jit(each)
+    outs = {seed: np.asarray(run(stored, tokens(seed))) for seed in SEEDS}
+    given = {seed: jax.device_get(stage(stored, tokens(seed))) for seed in SEEDS}
+    wanted = {seed: stage(stored, tokens(seed), given[seed]) for seed in SEEDS}
+    return Local(stored, outs, given, wanted)
 
 
-def compare(mesh, scheme, whole, wanted):
-    """The block on stored codes, sharded, beside the same on one device."""
-    specs, spec = MESHES[mesh]
-    fn = gathered_block if mesh == "fsdp" else decoder_block
-    q = qpass.transform(fn, rules(*SCHEMES[scheme]))
-    placed = {k: place(v, specs.get(k, P())) for k, v in parameters().items()}
-    x = place(tokens(), spec)
-    parts = q.quantize(placed, x)
-    compiled = jax.jit(q).lower(parts, x).compile()
+def compare(mesh, scheme, local):
+    """The block on stored codes, sharded, beside the same on one device.
+
+    ``stages`` begins each stage with the very numbers that one device has there.
+    """
+    q, parts = sharded(decoder_block, mesh, scheme)
+    run, stage = jax.jit(q), jax.jit(sharded(stages, mesh, scheme)[0])
+    spec = MESHES[mesh][1]
+    xs = {seed: place(tokens(seed), spec) for seed in SEEDS}
+    given = jax.tree.map(lambda value: place(value, spec), local.given)
+    got = {seed: stage(parts, xs[seed], given[seed]) for seed in SEEDS}
     return {
-        "alike": all(map(same, jax.tree.leaves(whole), jax.tree.leaves(parts))),
-        "error": float(abs(np.asarray(compiled(parts, x)) - wanted).max() / abs(wanted).max()),
-        "sent": listed(compiled),
+        "alike": all(map(same, jax.tree.leaves(local.stored), jax.tree.leaves(parts))),
+        "errors": [apart(run(parts, xs[seed]), local.outs[seed]) for seed in SEEDS],
+        "stages": {
+            name: max(apart(got[seed][name], local.stages[seed][name]) for seed in SEEDS)
+            for name in got[SEEDS[0]]
+        },
     }
 
 
-def gathered_block(params, x):
+def sharded(fn, mesh, scheme):
+    """The block or its stages quantized, and its stored parameters where the mesh has them."""
+    specs, _ = MESHES[mesh]
+    used = partial(fn, use=gathered) if mesh == "fsdp" else fn
+    q = qpass.transform(used, rules_of(scheme))
+    placed = {name: place(w, specs.get(name, P())) for name, w in parameters().items()}
+    return q, q.quantize(placed, tokens())
+
+
+def wire(mesh, scheme):
+    """What the compiled block sends."""
+    q, parts = sharded(decoder_block, mesh, scheme)
+    return listed(jax.jit(q).lower(parts, place(tokens(), MESHES[mesh][1])).compile())
+
+
+def gathered(weight):
     """As FSDP is written: each weight is whole where it is used."""
-    return decoder_block(
-        params, x, lambda weight: jax.lax.with_sharding_constraint(weight, sharding(P()))
-    )
+    return jax.lax.with_sharding_constraint(weight, sharding(P()))
+
+
+def apart(got, wanted):
+    """The greatest difference, of the greatest value."""
+    return float(abs(np.asarray(got) - np.asarray(wanted)).max() / abs(np.asarray(wanted)).max())
 
 
 def place(array, spec):
@@ -108,9 +154,15 @@ def products():
 
 def blocks(scheme):
     local = one_device(scheme)
-    return {mesh: compare(mesh, scheme, *local) for mesh in MESHES}
+    return {mesh: compare(mesh, scheme, local) for mesh in MESHES}
 
+
+def wires(scheme):
+    return {mesh: wire(mesh, scheme) for mesh in MESHES}
+
+
+MEASURES = {"products": products, "blocks": blocks, "wires": wires}
 
 if __name__ == "__main__":
-    asked = sys.argv[1]
-    print(json.dumps(products() if asked == "products" else blocks(asked)))
+    asked, *words = sys.argv[1:]
+    print(json.dumps(MEASURES[asked](*words)))
