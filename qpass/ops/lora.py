@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.nn import initializers
 
 from qpass.errors import RuleError
 from qpass.graph._jax import JaxprEqn, bind
-from qpass.graph.dimensions import dimensions, remaining
+from qpass.graph.dimensions import Dims, dimensions, expert_axis, free_axes, remaining
 from qpass.ops.asked import own_key
 
 type Init = Callable[..., jax.Array]
@@ -193,7 +193,7 @@ def adapted_product(
     out = _product(products, decision, eqn, held, rest)
     x = products.unwrap(operands[1 - decision.weight])
     key = own_key(rest, DROPOUT, x) if decision.lora.dropout else None
-    return out + low_rank(decision, eqn, x, factors, key).astype(out.dtype)
+    return out + low_rank(decision, eqn, x, factors, operands[2:], key).astype(out.dtype)
 
 
 def _product(
@@ -206,22 +206,28 @@ def _product(
 
 
 def low_rank(
-    decision: Adapted, eqn: JaxprEqn, x: jax.Array, factors: Factors, key: jax.Array | None
+    decision: Adapted,
+    eqn: JaxprEqn,
+    x: jax.Array,
+    factors: Factors,
+    others: Sequence[jax.Array],
+    key: jax.Array | None,
 ) -> jax.Array:
     """``(alpha / rank) * dropout(x) @ A @ B``, in the dimension numbers of ``eqn``.
 
     Args:
         decision: the adapter, and which operand of the equation is the weight.
-        eqn: a ``dot_general``.
+        eqn: a ``dot_general``, or a ragged one of rows that experts divide.
         x: the other operand.
         factors: A and B with all dimensions of the weight as the equation reads it, of size 1
             along those that only the other has, and the rank last.
+        others: the operands of the equation after both: of a ragged one the sizes.
         key: for dropout; None for none.
     """
     contract, batch = dimensions(eqn)
     side, lora = decision.weight, decision.lora
     w_contract, w_batch = contract[side], batch[side]
-    free = remaining(eqn.invars[side].aval.ndim, (*w_contract, *w_batch))
+    experts, free = _experts(eqn, others), free_axes(eqn, side)
     first, second = reversed(factors) if decision.swapped else factors
     options = {
         "precision": eqn.params["precision"],
@@ -230,14 +236,56 @@ def low_rank(
     x = x if key is None else _dropped(x, lora.dropout, key)
     first, place = _without(first.astype(x.dtype), free)
     inner = (contract[1 - side], place(w_contract)), (batch[1 - side], place(w_batch))
-    hidden = lax.dot_general(x, first, inner, **options) * lora.scale
+    hidden = _times(x, first, inner, experts and experts.of(place), options) * lora.scale
     second, place = _without(second.astype(hidden.dtype), w_contract)
     leading = tuple(range(len(w_batch)))
     if side == 1:
         outer = ((hidden.ndim - 1,), (second.ndim - 1,)), (leading, place(w_batch))
-        return lax.dot_general(hidden, second, outer, **options)
+        after = experts and experts.after(eqn).of(place)
+        return _times(hidden, second, outer, after, options)
     outer = ((second.ndim - 1,), (hidden.ndim - 1,)), (place(w_batch), leading)
     return lax.dot_general(second, hidden, outer, **options)
+
+
+class _Experts(NamedTuple):
+    """Among whom rows of a left operand are divided.
+
+    Attributes:
+        sizes: how many rows each has.
+        rows: the axis of the left operand.
+        axis: the axis of the right operand that counts them.
+    """
+
+    sizes: jax.Array
+    rows: int
+    axis: int
+
+    def of(self, place: Callable[[Sequence[int]], tuple[int, ...]]) -> "_Experts":
+        """Of a right operand that lacks some axes."""
+        return self._replace(axis=place((self.axis,))[0])
+
+    def after(self, eqn: JaxprEqn) -> "_Experts":
+        """Of the product as the left operand."""
+        _, batch = dimensions(eqn)
+        return self._replace(rows=len(batch[0]) + free_axes(eqn, 0).index(self.rows))
+
+
+def _experts(eqn: JaxprEqn, others: Sequence[jax.Array]) -> _Experts | None:
+    """Those of a ragged product; None of a plain one."""
+    axis = expert_axis(eqn)
+    if axis is None:
+        return None
+    (rows,) = eqn.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions
+    return _Experts(others[0], int(rows), axis)
+
+
+def _times(
+    lhs: jax.Array, rhs: jax.Array, dims: Dims, experts: _Experts | None, options: dict
+) -> jax.Array:
+    if experts is None:
+        return lax.dot_general(lhs, rhs, dims, **options)
+    numbers = lax.RaggedDotDimensionNumbers(dims, [experts.rows], [experts.axis])
+    return lax.ragged_dot_general(lhs, rhs, experts.sizes, numbers, **options)
 
 
 def _without(

@@ -10,6 +10,7 @@ from qpass.adapters.factors import NotFollowedError, as_factor, follow_steps
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
 from qpass.ops.lora import Adapted, Adapter, LoRA
+from qpass.ops.ragged_spec import divides_rows
 from qpass.ops.sharded import explicit_sharding
 from qpass.passes.refuse import refuse_beside, why_not
 from qpass.passes.weight_axes import (
@@ -57,7 +58,7 @@ def _adapted(plan: Plan, adapters: dict[int, Adapter], decision: Decision) -> Ad
     site, leaf, lora = decision.site, decision.site.leaf, _lora(plan, decision)
     assert lora is not None
     assert leaf is not None  # of every forward product
-    why = why_not_plain(site) or why_not(site) or _why_not_here(plan, site)
+    why = _why_not_op(site) or why_not(site) or _why_not_here(plan, site)
     if why:
         return why
     adapter = adapters.get(leaf) or _adapter(plan, leaf, site, lora)
@@ -72,9 +73,12 @@ def _adapted(plan: Plan, adapters: dict[int, Adapter], decision: Decision) -> Ad
     return Adapted(lora, weight_operand(site), swapped)
 
 
+def _why_not_op(site: Site) -> str:
+    """Of ragged products, those of rows that experts divide have adapters as plain ones do."""
+    return "" if divides_rows(site) else why_not_plain(site)
+
+
 def _why_not_here(plan: Plan, site: Site) -> str:
-    if site.op != "dot_general":
-        return f"adapters stand beside dot_general only, and this is a {site.op}"
     if any(eqn.primitive.name in OWN_RULE for eqn in plan.around(site)):
         return "it lies in a function with a derivative rule of its own, which knows no adapters"
     if any(other.site.forward == site.id for other in plan.decisions):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpass.graph.dimensions import dimensions, remaining
+from qpass.graph.dimensions import dimensions, expert_axis, free_axes
 from qpass.graph.provenance import Origin
 from qpass.graph.sites import Site
 from qpass.plan import Decision, Plan
@@ -19,7 +19,7 @@ class WeightAxes:
     Attributes:
         contract: those that are summed over.
         free: those that only the result has beside them.
-        batch: those that both operands and the result have.
+        batch: those that both operands and the result have, and the one that counts experts.
     """
 
     contract: frozenset[int]
@@ -41,10 +41,10 @@ def weight_operand(site: Site) -> int:
 
 def weight_dims(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Contracted, free and batch dimensions of the operand that is the weight."""
-    side = weight_operand(site)
+    side, expert = weight_operand(site), expert_axis(site.eqn)
     contract, batch = (part[side] for part in dimensions(site.eqn))
-    free = remaining(site.eqn.invars[side].aval.ndim, (*contract, *batch))
-    return contract, free, batch
+    experts = () if expert is None else (expert,)
+    return contract, free_axes(site.eqn, side), (*batch, *experts)
 
 
 def weight_axes(site: Site) -> WeightAxes:
