@@ -13,7 +13,7 @@ from rich.console import Console
 
 import qpass
 from qpass_bench.models import fetch
-from qpass_bench.training import classifier, data, decoder, demo, recipes
+from qpass_bench.training import classifier, data, decoder, demo, parts, recipes
 from qpass_bench.training.gradients import differences
 from qpass_bench.training.tasks import Task
 from qpass_bench.training.trainer import Trainer
@@ -85,6 +85,17 @@ def test_a_gradient_that_is_off_counts_in_all_and_in_its_leaf():
     wanted = {"a": jnp.full(4, 2.0), "b": jnp.full(4, 1.0)}
     off = differences(trainer, params, (jnp.ones(4),), wanted)
     assert off == {"mean": 4 / 12, "worst": "a", "worst_mean": 0.5}
+
+
+def test_parts_of_a_recipe_add_up():
+    """Another batch is further away than any rounding, and finer scales round less."""
+    small = {name: parts.PARTS[name] for name in ("weights alone", "and gradients in e5m2")}
+    small["finer"] = parts.PARTS["all in groups of 4"]
+    rows = {name: ends for name, *ends in parts.measured(task(), small)}
+    assert list(rows) == ["float, another batch", *small]
+    for other, alone, whole, finer in zip(*rows.values(), strict=True):
+        assert 0 < alone < whole < other
+        assert finer < whole
 
 
 def test_seeds_differ_and_the_same_seed_is_the_same():
