@@ -11,6 +11,7 @@ import qpass
 from qpass import Backward, Rule
 from qpass.configs import rules_from_data, rules_to_data
 from qpass.errors import RuleError
+from tests.cache import programs
 
 # Their codes are the integers themselves, so that a sum is exact before it is rounded.
 WHOLE = "int8 tensor fixed,127"
@@ -146,3 +147,18 @@ def test_nonsense(given, said):
         Rule(**given)
     with pytest.raises(RuleError, match="accumulate= as float32"):
         Backward("int8", accumulate="int8")
+
+
+def test_products_that_read_a_cache_have_none():
+    """Plans say so, and results are those without."""
+    cache = Rule(cache=programs.BOTH, store="int8")
+    args = programs.params(), programs.inputs(1), programs.empty(), 0
+    plain, summed = (
+        qpass.transform(programs.step, [Rule(role="qk", act="int8", accumulate=kind), cache])
+        for kind in (None, "bfloat16")
+    )
+    notes = [note for row in summed.plan(*args).rows for note in row.notes]
+    assert sum("its sums not in bfloat16" in note for note in notes) == 1
+    stored = plain.quantize_cache(*args)
+    want, got = (q(*args[:2], stored, 0)[0] for q in (plain, summed))
+    np.testing.assert_array_equal(got, want)
