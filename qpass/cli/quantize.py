@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qpass.cli import show, terminal
+from qpass.cli.memory import return_freed
 from qpass.cli.target import load_rules, load_target
 from qpass.errors import QPassError
 
@@ -66,6 +67,7 @@ def quantize(
         from qpass.checkpoint.stream import stream
         from qpass.checkpoint.wishes import job_of_wishes, wishes
 
+        return_freed()
         tensors = open_source(source)
         if fn:
             if weight or contract or rule or keep:
