@@ -62,6 +62,13 @@ def test_codes_and_ranges_are_those_of_one_process(both, wanted, part):
         )
 
 
+def test_what_two_processes_saved_they_load(both, wanted):
+    for out in both:
+        assert out["placed"] == [True, True]
+        loaded = _like({"codes": out["loaded"]}, wanted, "codes")
+        jax.tree.map(np.testing.assert_array_equal, loaded, wanted["codes"])
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_what_two_processes_saved_loads_on_any_number_of_devices(both, saved, wanted, devices):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("d",))

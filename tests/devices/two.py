@@ -1,6 +1,7 @@
-"""One of two processes with two devices each: quantize, calibrate, run and train, as one machine.
+"""One of two processes with two devices each, as one machine: from quantize to save and load.
 
-``python -m tests.devices.two RANK PORT FOLDER`` saves the stored tree and prints what came as JSON.
+``python -m tests.devices.two RANK PORT FOLDER`` saves the stored tree, loads it and prints what
+came as JSON.
 """
 
 import json
@@ -58,12 +59,26 @@ def main(rank, port, folder):
     specs = {"up": P(None, "d"), "down": P("d")}
     placed = {k: place(mesh, specs[k], v) for k, v in params.items()}
     given = everything(placed, place(mesh, P(), x))
+    stored = given.pop("stored")
     with checkpoint.StandardCheckpointer() as files:
-        files.save(folder, given.pop("stored"))
+        files.save(folder, stored)
+        files.wait_until_finished()
+        loaded = files.restore(folder, jax.tree.map(abstract, stored))
+    given["loaded"] = {name: loaded[name].codes for name in loaded}
+    placed = [loaded[name].codes.sharding == stored[name].codes.sharding for name in stored]
     whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(given)
     spread = [not v.is_fully_addressable for v in given["codes"].values()]
-    print(json.dumps(jax.tree.map(lambda v: np.asarray(v).tolist(), whole) | {"spread": spread}))
+    print(
+        json.dumps(
+            jax.tree.map(lambda v: np.asarray(v).tolist(), whole)
+            | {"spread": spread, "placed": placed}
+        )
+    )
     jax.distributed.shutdown()
+
+
+def abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def place(mesh, spec, array):
