@@ -17,11 +17,13 @@ from qpass.given import Given
 from qpass.graph.program import Call
 from qpass.keys import check_leaf_key, leaf_keys
 from qpass.numerics import QTensor
+from qpass.ops.cut_groups import ranges_of_cut_groups
 from qpass.ops.weights import (
     Storage,
     abstract_weight,
     check_finite,
     encode_weight,
+    encode_within,
     kind,
     weighs,
 )
@@ -188,7 +190,10 @@ def _encode(
     bounds: Any,
     value: Any,
 ) -> QTensor:
-    return encode_weight(mask(value), storage, bounds, importance(), key)
+    x = mask(value)
+    if bounds is None and key is None and (cut := ranges_of_cut_groups(x, storage)) is not None:
+        return encode_within(x, storage, cut)
+    return encode_weight(x, storage, bounds, importance(), key)
 
 
 def check_tensors(call: Call) -> None:

@@ -1,5 +1,7 @@
 """Groups that begin in one shard and end in the next; statistics of batches in parts."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import qpass
+from qpass.numerics.blocks import extremes
+from qpass.ops import cut_groups
+from qpass.ops.weights import Storage
+from tests.devices.wire import sent
 
 CASES = [(48, 16, 2, "int8"), (352, 32, 4, "int4")]  # rows, group, shards, type
 
@@ -53,6 +59,49 @@ def test_groups_are_cut_by_global_rows(rows, group, shards, qtype, act):
     assert parts["w"].scale.sharding.is_fully_replicated  # 3 groups on 2 shards, 11 on 4
     x_parts = jax.device_put(x, NamedSharding(mesh(shards), P(None, "d")))
     close(jax.jit(q)(parts, x_parts), jax.jit(q)(whole, x))
+
+
+@pytest.mark.parametrize(("rows", "group", "shards", "qtype"), CASES)
+def test_a_leaf_with_cut_groups_is_never_gathered(rows, group, shards, qtype, monkeypatch):
+    """Only extremes of parts of groups are, of the rows that groups and shards have in common."""
+    params, x = arrays(rows)
+    w, moved = placed(params, shards)["w"], []
+
+    def watch(fn):
+        def watched(*args):
+            moved.extend(sent(fn.lower(*args).compile()))
+            return fn(*args)
+
+        return watched
+
+    for module, name in [(cut_groups, "ranges_by_parts"), (qpass.quantize, "encode_within")]:
+        monkeypatch.setattr(module, name, watch(getattr(module, name)))
+    qpass.transform(product, rule(qtype, group)).quantize({"w": w}, x)
+    common = math.gcd(group, rows // shards)
+    assert moved
+    assert all(math.prod(s.shape) <= w.size // common for s in moved)
+
+
+def test_ranges_of_parts_are_those_of_groups():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((3, 44, 10)), jnp.bfloat16).at[1, 40:, :].set(jnp.nan)
+    blocks = (1, 16, 10)
+    for parts in [(1, 4, 10), (1, 1, 10), (1, 8, 10)]:
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            cut_groups.ranges_by_parts(x, blocks, parts),
+            extremes(x, blocks),
+        )
+
+
+def test_only_cut_groups_are_ranged_apart():
+    for rows, group, shards in [(64, 16, 4), (64, 16, 1), (48, 16, 2)]:
+        w = placed(arrays(rows)[0], shards)["w"]
+        storage = Storage(qpass.int8.grouped(group), (0,), ())
+        found = cut_groups.ranges_of_cut_groups(w, storage)
+        assert (found is None) == (rows != 48)
+        searched = Storage(qpass.int8.grouped(group).ranged("mse"), (0,), ())
+        assert cut_groups.ranges_of_cut_groups(w, searched) is None
 
 
 def test_scales_of_groups_that_align_are_sharded():
